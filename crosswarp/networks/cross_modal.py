@@ -1,0 +1,125 @@
+"""Segmentation of both modalities and registration of the two label maps, as one network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+_MODALITIES = ("source", "target")
+
+
+class SegmentAndRegister(nn.Module):
+    """Register two images through their predicted label maps, both ways (Demir & Niethammer, MIDL 2024).
+
+    One tensor goes in and one comes out, as MONAI bundles want it; :meth:`split` names the parts.
+
+    Args:
+        source_segmentation: from source images to logits ``[B, K, *spatial]``.
+        target_segmentation: from target images to logits ``[B, K, *spatial]``.
+        registration: from stacked label maps ``[B, 2K, *spatial]``, moving then fixed, to the maps
+            moving_to_fixed ``[B, D, *spatial]``.
+        source_channels: channels of a source image.
+        moving: modality of the moving image, ``"source"`` or ``"target"``.
+        fixed: modality of the fixed image, ``"source"`` or ``"target"``; the two may be the same.
+        soft_labels: register the class probabilities themselves; otherwise the one-hot likeliest class.
+
+    Raises:
+        ValueError: for another modality.
+    """
+
+    def __init__(
+        self,
+        source_segmentation: nn.Module,
+        target_segmentation: nn.Module,
+        registration: nn.Module,
+        source_channels: int,
+        moving: str = "source",
+        fixed: str = "target",
+        soft_labels: bool = True,
+    ) -> None:
+        super().__init__()
+        if moving not in _MODALITIES or fixed not in _MODALITIES:
+            raise ValueError(f"Expected moving and fixed in {_MODALITIES}, got {moving!r} and {fixed!r}.")
+        self.segmentation = nn.ModuleDict({"source": source_segmentation, "target": target_segmentation})
+        self.registration = registration
+        self.source_channels = source_channels
+        self.moving, self.fixed, self.soft_labels = moving, fixed, soft_labels
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Segment both images and register them both ways.
+
+        Args:
+            image: ``[B, C_moving + C_fixed, *spatial]``, moving then fixed.
+
+        Returns:
+            ``[B, 2 * D + 2 * K, *spatial]``, float32: moving_to_fixed, fixed_to_moving, class
+            probabilities of the moving image, class probabilities of the fixed image.
+
+        Raises:
+            ValueError: if the channels cannot be those of the two modalities.
+        """
+        total = image.shape[1]
+        if self.moving == "source":
+            moving_channels = self.source_channels
+        else:
+            moving_channels = total - self.source_channels if self.fixed == "source" else total // 2
+        fixed_channels = total - moving_channels
+        same_modality = self.moving == self.fixed
+        if min(moving_channels, fixed_channels) < 1 or (same_modality and moving_channels != fixed_channels):
+            raise ValueError(
+                f"Expected the channels of a moving {self.moving} and a fixed {self.fixed} image stacked, "
+                f"{self.source_channels} in a source image, got shape {tuple(image.shape)}."
+            )
+        moving = self.segment(image[:, :moving_channels], self.moving)
+        fixed = self.segment(image[:, moving_channels:], self.fixed)
+        return torch.cat([*self.register(moving, fixed), moving, fixed], dim=1)
+
+    def segment(self, image: torch.Tensor, modality: str) -> torch.Tensor:
+        """Segment images of one modality.
+
+        Args:
+            image: ``[B, C, *spatial]``.
+            modality: ``"source"`` or ``"target"``.
+
+        Returns:
+            Class probabilities ``[B, K, *spatial]``, float32.
+
+        Raises:
+            ValueError: for another modality.
+        """
+        if modality not in _MODALITIES:
+            raise ValueError(f"Expected a modality in {_MODALITIES}, got {modality!r}.")
+        return self.segmentation[modality](image.as_subclass(torch.Tensor)).float().softmax(1)
+
+    def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Register two label maps both ways, in one batch.
+
+        Args:
+            moving: class probabilities ``[B, K, *spatial]``.
+            fixed: class probabilities ``[B, K, *spatial]``.
+
+        Returns:
+            The maps moving_to_fixed and fixed_to_moving, each ``[B, D, *spatial]``.
+        """
+        labels = torch.cat([moving, fixed])
+        if not self.soft_labels:
+            labels = F.one_hot(labels.argmax(1), labels.shape[1]).movedim(-1, 1).to(labels.dtype)
+        moving_to_fixed, fixed_to_moving = self.registration(
+            torch.cat([labels, labels.roll(len(moving), 0)], dim=1)
+        ).chunk(2)
+        return moving_to_fixed, fixed_to_moving
+
+    def split(self, pred: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Name the parts of an output.
+
+        Args:
+            pred: ``[B, 2 * D + 2 * K, *spatial]``, from :meth:`forward`.
+
+        Returns:
+            ``moving_to_fixed``, ``fixed_to_moving``, ``moving_probabilities`` and ``fixed_probabilities``.
+        """
+        dims = pred.ndim - 2
+        classes = (pred.shape[1] - 2 * dims) // 2
+        names = ("moving_to_fixed", "fixed_to_moving", "moving_probabilities", "fixed_probabilities")
+        return dict(zip(names, pred.split([dims, dims, classes, classes], dim=1), strict=True))

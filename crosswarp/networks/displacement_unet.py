@@ -1,0 +1,93 @@
+"""The U-Net that predicts one step's displacement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.networks.layers.factories import Conv, Norm, Pool
+from torch import nn
+
+from ..spatial import as_float32
+
+
+def _match_channels(x: torch.Tensor, conv: Any) -> torch.Tensor:
+    """Put zero channels in front of an input of ``conv``, or drop its last ones, to add it to the output."""
+    missing = conv.out_channels - conv.in_channels
+    return F.pad(x, [0, 0] * (x.ndim - 2) + [max(missing, 0), min(missing, 0)])
+
+
+class DisplacementUNet(nn.Module):
+    """Residual U-Net from a moving and a fixed image to the displacement between them.
+
+    Each level halves the grid by a strided convolution beside an average-pooled shortcut, and doubles it by a
+    transposed convolution beside an interpolated shortcut. The last convolution starts at zero, so that an
+    untrained network is the identity. It takes any spatial size. The architecture is ``tallUNet2`` of
+    icon-registration (Greer et al., ICCV 2021; Tian et al., "GradICON", CVPR 2023).
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of moving and fixed image together.
+        down_channels: output channels of each halving, finest first.
+        up_channels: output channels of each doubling, finest first.
+
+    Raises:
+        ValueError: if the two lists of channels are empty or differ in length, or for other spatial_dims.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        down_channels: Sequence[int] = (16, 32, 64, 256, 512),
+        up_channels: Sequence[int] = (16, 32, 64, 128, 256),
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"Expected spatial_dims 2 or 3, got {spatial_dims}.")
+        if len(down_channels) != len(up_channels) or not down_channels:
+            raise ValueError(
+                "Expected one up_channels entry for each down_channels entry and at least one, "
+                f"got {list(down_channels)} and {list(up_channels)}."
+            )
+        conv, deconv = Conv[Conv.CONV, spatial_dims], Conv[Conv.CONVTRANS, spatial_dims]
+        down_in = (in_channels, *down_channels[:-1])
+        up_in = [skip + below for skip, below in zip(down_channels, (*up_channels[1:], 0), strict=True)]
+        self.pool = Pool[Pool.AVG, spatial_dims](2, ceil_mode=True)
+        self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
+        self.downs = nn.ModuleList(
+            conv(i, o, 3, stride=2, padding=1) for i, o in zip(down_in, down_channels, strict=True)
+        )
+        self.ups = nn.ModuleList(
+            deconv(i, o, 4, stride=2, padding=1) for i, o in zip(up_in, up_channels, strict=True)
+        )
+        self.norms = nn.ModuleList(Norm[Norm.BATCH, spatial_dims](channels) for channels in up_channels)
+        self.head = conv(up_channels[0] + in_channels, spatial_dims, kernel_size=3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Predict the displacement.
+
+        Args:
+            x: ``[B, in_channels, *spatial]``, moving then fixed.
+
+        Returns:
+            ``[B, D, *spatial]``, float32, normalised units.
+        """
+        x = as_float32(x)
+        skips = []
+        for conv in self.downs:
+            skips.append(x)
+            y = conv(F.leaky_relu(x))
+            x = y + _match_channels(self.pool(x), conv).to(y.dtype)
+        for conv, norm, skip in zip(reversed(self.ups), reversed(self.norms), reversed(skips), strict=True):
+            y = conv(F.leaky_relu(x))
+            x = _match_channels(x, conv)
+            x = F.interpolate(x, scale_factor=2, mode=self.interpolation, align_corners=False)
+            x = norm(y + x.to(y.dtype))[tuple(map(slice, (None, None, *skip.shape[2:])))]
+            x = torch.cat([x, skip], dim=1)
+        with torch.autocast(x.device.type, enabled=False):  # half precision would put steps into the field
+            return self.head(x.float()) / 10

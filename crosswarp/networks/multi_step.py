@@ -1,0 +1,88 @@
+"""Registration in several steps, coarse to fine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.layers.factories import Pool
+from torch import nn
+
+from ..spatial import as_float32, identity_map, sample
+
+
+class MultiStepRegistration(nn.Module):
+    """Compose the displacements of several networks, each seeing what the ones before it left to do.
+
+    Each step pools both images to its resolution, warps the moving one by the map so far and adds a
+    displacement: the result is ``φ₀ ∘ φ₁ ∘ … ∘ φₙ`` with the coarsest step outermost. Coarse displacements
+    are evaluated as functions on the finer grids (the nested ``TwoStepRegistration`` of icon-registration,
+    Greer et al., ICCV 2021). Batch statistics are those of the whole batch: pass both directions at once.
+
+    Args:
+        networks: one per step, coarse to fine, from ``[B, 2 * image_channels, *spatial]`` to displacements
+            ``[B, D, *spatial]`` in normalised units, as :class:`DisplacementUNet`.
+        downsampling: factor of each step, a power of two, coarse to fine, e.g. ``[4, 2, 1]``.
+        image_channels: channels of one image.
+
+    Raises:
+        ValueError: unless each network has a factor, a power of two not above the one before it.
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], downsampling: Sequence[int], image_channels: int
+    ) -> None:
+        super().__init__()
+        if len(networks) != len(downsampling) or not networks:
+            raise ValueError(
+                f"Expected one downsampling factor per network and at least one network, "
+                f"got {len(networks)} networks and factors {list(downsampling)}."
+            )
+        powers_of_two = all(factor > 0 and factor & (factor - 1) == 0 for factor in downsampling)
+        if not powers_of_two or sorted(downsampling, reverse=True) != list(downsampling):
+            raise ValueError(
+                f"Expected powers of two from coarse to fine such as [4, 2, 1], got {list(downsampling)}."
+            )
+        self.networks = nn.ModuleList(networks)
+        self.downsampling = tuple(downsampling)
+        self.image_channels = image_channels
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Register pairs of images.
+
+        Args:
+            images: ``[B, 2 * image_channels, *spatial]``, moving then fixed.
+
+        Returns:
+            The maps moving_to_fixed, ``[B, D, *spatial]``, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        if images.shape[1] != 2 * self.image_channels:
+            raise ValueError(
+                f"Expected moving and fixed image stacked to {2 * self.image_channels} channels, "
+                f"got shape {tuple(images.shape)}."
+            )
+        pool = Pool[Pool.AVG, images.ndim - 2](2, ceil_mode=True)
+        pyramid = [as_float32(images)]
+        while 2 ** (len(pyramid) - 1) < self.downsampling[0]:
+            pyramid.append(pool(pyramid[-1]))
+
+        displacements: list[torch.Tensor] = []
+        for network, factor in zip(self.networks, self.downsampling, strict=True):
+            pair = pyramid[factor.bit_length() - 1]
+            if displacements:
+                moving, fixed = pair.split(self.image_channels, dim=1)
+                pair = torch.cat([sample(moving, self._map(displacements, moving)), fixed], dim=1)
+            displacements.append(network(pair).float())
+        return self._map(displacements, images)
+
+    @staticmethod
+    def _map(displacements: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        """Evaluate the composition of the steps on the grid of ``image``, the finest step first."""
+        phi = identity_map(image.shape[2:], image.device)
+        for step, shift in enumerate(reversed(displacements)):
+            on_grid = step == 0 and shift.shape[2:] == image.shape[2:]  # then there is nothing to interpolate
+            phi = phi + (shift if on_grid else sample(shift, phi))
+        return phi

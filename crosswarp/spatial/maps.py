@@ -1,0 +1,87 @@
+"""The algebra of maps: identity, displacement, composition, inversion, change of grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .sampling import as_float32, sample
+
+
+def identity_map(spatial_shape: Sequence[int], device: torch.device | str | None = None) -> torch.Tensor:
+    """Return the map that leaves every point where it is.
+
+    Args:
+        spatial_shape: length of each axis; on an axis of length 1 the coordinate is 0.
+        device: where to make it.
+
+    Returns:
+        ``[1, D, *spatial_shape]``, float32, normalised coordinates.
+    """
+    axes = [torch.linspace(0, 1, size, dtype=torch.float32, device=device) for size in spatial_shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def displacement(phi: torch.Tensor) -> torch.Tensor:
+    """Return the displacement ``φ − id`` of a map.
+
+    Args:
+        phi: ``[B, D, *spatial]``, normalised coordinates.
+
+    Returns:
+        ``[B, D, *spatial]``, float32, normalised units.
+    """
+    return as_float32(phi) - identity_map(phi.shape[2:], phi.device)
+
+
+def compose(outer: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Return ``outer ∘ inner``: ``inner`` is applied first.
+
+    Args:
+        outer: ``[B, D, *outer_spatial]``, evaluated as a function, on whatever grid it is.
+        inner: ``[B, D, *spatial]``: a map on the grid of the result, or any points; either batch may be 1.
+
+    Returns:
+        ``[B, D, *spatial]``, so that warping by the result is warping by ``outer``, then by ``inner``.
+    """
+    return as_float32(inner) + sample(displacement(outer), inner)
+
+
+def invert(phi: torch.Tensor, max_iterations: int = 50, tolerance: float = 1e-5) -> torch.Tensor:
+    """Return ``φ⁻¹``, solving ``ψ = id − u(ψ)`` by fixed-point iteration.
+
+    It converges where the displacement ``u`` has a Lipschitz constant below 1, as smooth fields of moderate
+    strain do; elsewhere the last iterate is returned.
+
+    Args:
+        phi: ``[B, D, *spatial]``.
+        max_iterations: upper limit of the iterations.
+        tolerance: stop when no point moves by more than this, in normalised units.
+
+    Returns:
+        ``[B, D, *spatial]`` with ``compose(phi, invert(phi)) ≈ id``.
+
+    References:
+        Chen et al., "A simple fixed-point approach to invert a deformation field", Med. Phys. 35, 2008.
+    """
+    identity, shift = identity_map(phi.shape[2:], phi.device), displacement(phi)
+    inverse = identity - shift
+    for _ in range(max_iterations):
+        previous, inverse = inverse, identity - sample(shift, inverse)
+        if (inverse - previous).detach().abs().max() <= tolerance:
+            break
+    return inverse
+
+
+def resize_map(phi: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor:
+    """Return the same map on another grid over the same extent, its displacement interpolated linearly.
+
+    Args:
+        phi: ``[B, D, *spatial]``.
+        spatial_shape: length of each axis of the new grid.
+
+    Returns:
+        ``[B, D, *spatial_shape]``.
+    """
+    return compose(phi, identity_map(spatial_shape, phi.device))

@@ -1,0 +1,65 @@
+"""Reading an image at the points that a map names."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+_GRID_SAMPLE_MODES = {"linear": "bilinear", "nearest": "nearest"}  # torch says bilinear in 3D too
+_PADDINGS = ("border", "zeros")
+
+
+def as_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor`` as a plain float32 ``torch.Tensor``, still attached to the autograd graph.
+
+    Field arithmetic starts with this: half precision would cost voxels, and ``MetaTensor`` time.
+    """
+    return tensor.as_subclass(torch.Tensor).float()
+
+
+def sample(
+    image: torch.Tensor, phi: torch.Tensor, mode: str = "linear", padding: str = "border"
+) -> torch.Tensor:
+    """Warp ``image`` by ``phi``: the result at a point is the image at the point that ``phi`` names there.
+
+    On an axis of length 1 every coordinate addresses the only sample.
+
+    Args:
+        image: ``[B, C, *image_spatial]``.
+        phi: ``[B, D, *spatial]``, normalised coordinates of the points to read; either batch may be 1.
+        mode: ``"linear"`` or ``"nearest"``.
+        padding: beyond the outermost sample centres, ``"border"`` repeats the border and ``"zeros"`` fades
+            linearly to 0 over one voxel (``"nearest"``: is 0 from half a voxel on).
+
+    Returns:
+        ``[B, C, *spatial]``, float32; an integer or boolean image read with ``"nearest"`` keeps its dtype
+        (values up to 2²⁴ are exact).
+
+    Raises:
+        ValueError: for an unknown mode or padding, or where the shapes do not fit.
+    """
+    if mode not in _GRID_SAMPLE_MODES or padding not in _PADDINGS:
+        raise ValueError(
+            f"Expected mode in {tuple(_GRID_SAMPLE_MODES)} and padding in {_PADDINGS}, "
+            f"got mode={mode!r} and padding={padding!r}."
+        )
+    if image.ndim != phi.ndim or phi.ndim not in (4, 5) or phi.shape[1] != phi.ndim - 2:
+        raise ValueError(
+            "Expected an image [B, C, *spatial] and a map [B, D, *spatial] with D = 2 or 3 spatial axes, "
+            f"got shapes {tuple(image.shape)} and {tuple(phi.shape)}; add the missing batch or channel axis."
+        )
+    if image.shape[0] != phi.shape[0] and 1 not in (image.shape[0], phi.shape[0]):
+        raise ValueError(
+            "Expected as many images as maps, or one of either, "
+            f"got {image.shape[0]} images and {phi.shape[0]} maps."
+        )
+    batch = max(image.shape[0], phi.shape[0])
+    grid = (2 * as_float32(phi) - 1).flip(1).movedim(1, -1)  # grid_sample wants [-1, 1], last axis first
+    warped = F.grid_sample(
+        as_float32(image).expand(batch, *image.shape[1:]),
+        grid.expand(batch, *grid.shape[1:]),
+        mode=_GRID_SAMPLE_MODES[mode],
+        padding_mode=padding,
+        align_corners=True,
+    )
+    return warped if mode == "linear" or image.is_floating_point() else warped.to(image.dtype)
