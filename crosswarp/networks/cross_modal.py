@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..spatial import as_float32
+
 _MODALITIES = ("source", "target")
 
 
@@ -90,7 +92,7 @@ class SegmentAndRegister(nn.Module):
         """
         if modality not in _MODALITIES:
             raise ValueError(f"Expected a modality in {_MODALITIES}, got {modality!r}.")
-        return self.segmentation[modality](image.as_subclass(torch.Tensor)).float().softmax(1)
+        return self.segmentation[modality](as_float32(image)).float().softmax(1)
 
     def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Register two label maps both ways, in one batch.

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from monai.networks.layers.factories import Conv, Norm, Pool
+from monai.networks.layers.factories import Conv, Norm
 from torch import nn
 
 from ..spatial import as_float32
+from .pooling import halve
 
 
 def _match_channels(x: torch.Tensor, conv: Any) -> torch.Tensor:
@@ -55,7 +56,6 @@ class DisplacementUNet(nn.Module):
         conv, deconv = Conv[Conv.CONV, spatial_dims], Conv[Conv.CONVTRANS, spatial_dims]
         down_in = (in_channels, *down_channels[:-1])
         up_in = [skip + below for skip, below in zip(down_channels, (*up_channels[1:], 0), strict=True)]
-        self.pool = Pool[Pool.AVG, spatial_dims](2, ceil_mode=True)
         self.interpolation = "bilinear" if spatial_dims == 2 else "trilinear"
         self.downs = nn.ModuleList(
             conv(i, o, 3, stride=2, padding=1) for i, o in zip(down_in, down_channels, strict=True)
@@ -82,7 +82,7 @@ class DisplacementUNet(nn.Module):
         for conv in self.downs:
             skips.append(x)
             y = conv(F.leaky_relu(x))
-            x = y + _match_channels(self.pool(x), conv).to(y.dtype)
+            x = y + _match_channels(halve(x), conv).to(y.dtype)
         for conv, norm, skip in zip(reversed(self.ups), reversed(self.norms), reversed(skips), strict=True):
             y = conv(F.leaky_relu(x))
             x = _match_channels(x, conv)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from monai.networks.layers.factories import Pool
 from torch import nn
 
 from ..spatial import as_float32, identity_map, sample
+from .pooling import halve
 
 
 class MultiStepRegistration(nn.Module):
@@ -64,10 +64,9 @@ class MultiStepRegistration(nn.Module):
                 f"Expected moving and fixed image stacked to {2 * self.image_channels} channels, "
                 f"got shape {tuple(images.shape)}."
             )
-        pool = Pool[Pool.AVG, images.ndim - 2](2, ceil_mode=True)
         pyramid = [as_float32(images)]
         while 2 ** (len(pyramid) - 1) < self.downsampling[0]:
-            pyramid.append(pool(pyramid[-1]))
+            pyramid.append(halve(pyramid[-1]))
 
         displacements: list[torch.Tensor] = []
         for network, factor in zip(self.networks, self.downsampling, strict=True):

@@ -8,6 +8,8 @@ import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import nn
 
+from ..spatial import as_float32
+
 
 class _ResidualBlock(nn.Module):
     """Two convolutions with instance normalisation, added to their input."""
@@ -104,6 +106,6 @@ class TranslationGenerator(nn.Module):
         Returns:
             ``[B, out_channels, *spatial]``.
         """
-        image = image.as_subclass(torch.Tensor)
+        image = as_float32(image)
         translated = self.layers(image)[tuple(map(slice, (None, None, *image.shape[2:])))]
         return image + translated if self.residual else translated

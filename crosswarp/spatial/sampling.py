@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from monai.data import MetaTensor
 
 _GRID_SAMPLE_MODES = {"linear": "bilinear", "nearest": "nearest"}  # torch says bilinear in 3D too
 _PADDINGS = ("border", "zeros")
@@ -14,7 +15,7 @@ def as_float32(tensor: torch.Tensor) -> torch.Tensor:
 
     Field arithmetic starts with this: half precision would cost voxels, and ``MetaTensor`` time.
     """
-    return tensor.as_subclass(torch.Tensor).float()
+    return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).float()
 
 
 def sample(
