@@ -1,0 +1,30 @@
+"""Figures, and the report of a run as one HTML file."""
+
+from __future__ import annotations
+
+from .figures import (
+    checkerboard,
+    curves_figure,
+    dice_figure,
+    grid,
+    jacobian,
+    most_labelled,
+    overlay,
+    pair_figure,
+    segmentation_figure,
+)
+from .writing import write_csv, write_report
+
+__all__ = [
+    "checkerboard",
+    "curves_figure",
+    "dice_figure",
+    "grid",
+    "jacobian",
+    "most_labelled",
+    "overlay",
+    "pair_figure",
+    "segmentation_figure",
+    "write_csv",
+    "write_report",
+]

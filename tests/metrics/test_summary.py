@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from math import isnan, nan, sqrt
+
+import pytest
+
+from crosswarp.metrics import format_table, summarise, summary_tables
+
+
+def segmented(network: str, image: str, *dice: float) -> list[dict]:
+    names = {"kind": "segmentation", "modality": "xray", "network": network, "image": image}
+    return [{**names, "class": name, "dice": d} for name, d in zip(("femur", "tibia"), dice, strict=True)]
+
+
+def registered(
+    moving: str, before: tuple[float, float], after: tuple[float, float], folds: float
+) -> list[dict]:
+    names = {"kind": "registration", "direction": "dxa_to_xray", "moving": moving, "fixed": "f"}
+    quality = {"folds_percent": folds, "inverse_error_voxels": 2 * folds}
+    return [
+        {**names, "class": name, "dice": a, "unregistered_dice": b, **quality}
+        for name, b, a in zip(("femur", "tibia"), before, after, strict=True)
+    ]
+
+
+def test_means_and_spread_worked_out_by_hand() -> None:
+    rows = segmented("target", "1", 0.8, 0.6) + segmented("target", "2", 0.6, 0.2)
+    femur, tibia, mean = summarise(rows)
+    assert femur == {
+        "kind": "segmentation",
+        "modality": "xray",
+        "network": "target",
+        "class": "femur",
+        "n": 2,
+        "dice_mean": pytest.approx(0.7),
+        "dice_sd": pytest.approx(0.1 * sqrt(2)),
+    }
+    assert (tibia["dice_mean"], tibia["dice_sd"]) == pytest.approx((0.4, 0.2 * sqrt(2)))
+    # images average to 0.7 and 0.4: the spread is over images, not over the four values
+    assert (mean["class"], mean["n"]) == ("mean", 2)
+    assert (mean["dice_mean"], mean["dice_sd"]) == pytest.approx((0.55, 0.15 * sqrt(2)))
+
+
+def test_absent_classes_are_left_out() -> None:
+    rows = segmented("target", "1", 0.8, nan) + segmented("target", "2", 0.6, 0.2)
+    rows += segmented("target", "3", nan, nan)
+    femur, tibia, mean = summarise(rows)
+    assert (femur["n"], femur["dice_mean"]) == (2, pytest.approx(0.7))
+    assert (tibia["n"], tibia["dice_mean"]) == (1, pytest.approx(0.2))
+    assert isnan(tibia["dice_sd"]), "one value has no spread"
+    assert (mean["n"], mean["dice_mean"]) == (2, pytest.approx((0.8 + 0.4) / 2))
+
+
+def test_groups_are_kept_apart() -> None:
+    rows = [
+        *segmented("source as is", "1", 0.1, 0.3),
+        *segmented("target", "1", 0.8, 0.6),
+        *registered("m1", (0.2, 0.4), (0.8, 1.0), 0.5),
+        *registered("m2", (0.4, 0.6), (0.6, 0.8), 0.1),
+    ]
+    means = {row.get("network", "registered"): row for row in summarise(rows) if row["class"] == "mean"}
+    assert list(means) == ["source as is", "target", "registered"]
+    assert means["source as is"]["dice_mean"] == pytest.approx(0.2)
+    assert means["target"]["dice_mean"] == pytest.approx(0.7)
+    registration = means["registered"]
+    assert "folds_percent_mean" not in means["target"]
+    assert registration["n"] == 2
+    assert registration["dice_mean"] == pytest.approx(0.8)
+    assert registration["unregistered_dice_mean"] == pytest.approx(0.4)
+    assert registration["folds_percent_mean"] == pytest.approx(0.3)
+    assert registration["inverse_error_voxels_mean"] == pytest.approx(0.6)
+    assert registration["inverse_error_voxels_sd"] == pytest.approx(0.4 * sqrt(2))
+
+
+def test_table_as_printed() -> None:
+    rows = [
+        *segmented("source as is", "1", 0.25, nan),
+        *segmented("target", "1", 0.75, 0.5),
+        *segmented("target", "2", 0.25, 0.5),
+        *registered("m1", (0.25, 0.5), (0.75, 1.0), 0.5),
+    ]
+    assert format_table(summarise(rows)) == (
+        "Segmentation: Dice, mean ± standard deviation\n"
+        "modality  network       images  femur          tibia          mean\n"
+        "xray      source as is  1       0.250          -              0.250\n"
+        "xray      target        2       0.500 ± 0.354  0.500 ± 0.000  0.500 ± 0.177\n"
+        "\n"
+        "Registration: Dice, mean ± standard deviation\n"
+        "direction                  pairs  femur  tibia  mean   folds %  inverse error (voxels)\n"
+        "dxa to xray  unregistered  1      0.250  0.500  0.375\n"
+        "dxa to xray  registered    1      0.750  1.000  0.875  0.500    1.000\n"
+    )
+
+
+def test_nothing_measured_gives_nothing() -> None:
+    assert summarise([]) == []
+    assert summary_tables([]) == {}
+    assert format_table([]) == ""

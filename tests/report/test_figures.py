@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
+from matplotlib.colors import to_rgba
+from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
+
+from crosswarp.report import (
+    checkerboard,
+    curves_figure,
+    dice_figure,
+    grid,
+    jacobian,
+    most_labelled,
+    overlay,
+    pair_figure,
+    segmentation_figure,
+)
+from crosswarp.report.figures import CLASS_COLOURS
+from crosswarp.spatial import identity_map
+
+nan = float("nan")
+
+
+@pytest.fixture
+def ax() -> Axes:
+    return Figure().subplots()
+
+
+def contours(ax: Axes) -> list[ContourSet]:
+    return [each for each in ax.collections if isinstance(each, ContourSet)]
+
+
+def pixels(ax: Axes) -> np.ndarray:
+    return np.asarray(ax.images[0].get_array())
+
+
+def test_most_labelled_slice() -> None:
+    assert most_labelled(np.zeros((4, 5))) == (...,)
+    label = np.zeros((4, 5, 6))
+    assert most_labelled(label) == (..., 3), "nothing labelled: the middle"
+    label[1:3, 1, 4] = 2
+    label[1, 1, 5] = 7
+    assert most_labelled(label) == (..., 4), "counts voxels, not values"
+    phi = np.zeros((3, 4, 5, 6))
+    assert phi[most_labelled(label)].shape == (3, 4, 5)
+
+
+def test_overlay_shows_the_first_axis_to_the_right_and_the_second_downwards(ax: Axes) -> None:
+    image = np.zeros((3, 2))
+    image[2, 0] = 1
+    overlay(ax, image)
+    assert pixels(ax).shape == (2, 3)
+    assert pixels(ax)[0, 2] == pixels(ax).max() > 0
+    bottom, top = ax.get_ylim()
+    assert bottom > top
+
+
+def test_overlay_outlines_each_class_in_its_colour(ax: Axes) -> None:
+    label = np.zeros((12, 10), dtype=int)
+    label[2:5, 3:6] = 1
+    label[7:10, 3:6] = 3
+    overlay(ax, np.random.default_rng(0).random((12, 10)), label, "dotted")
+    first, third = contours(ax)
+    assert first.get_edgecolor()[0] == pytest.approx(to_rgba(CLASS_COLOURS[0]))
+    assert third.get_edgecolor()[0] == pytest.approx(to_rgba(CLASS_COLOURS[2]))
+    x, y = np.concatenate(first.allsegs[0]).T
+    # half-way between the pixels inside and those outside
+    assert (x.min(), x.max(), y.min(), y.max()) == (1.5, 4.5, 2.5, 5.5)
+
+
+def test_overlay_takes_constant_images_and_labels_without_a_boundary(ax: Axes) -> None:
+    overlay(ax, np.full((4, 4), 7.0), np.ones((4, 4), dtype=int))
+    assert not pixels(ax).any() and not contours(ax)
+
+
+def test_checkerboard_alternates(ax: Axes) -> None:
+    ramp = np.linspace(0, 1, 8)[:, None].repeat(4, 1)
+    checkerboard(ax, ramp, 1 - ramp, tiles=4)  # tiles of two pixels
+    board = pixels(ax).T
+    rising = np.diff(board, axis=0)[::2] > 0  # within the tiles
+    assert rising.tolist() == [[True, True, False, False], [False, False, True, True]] * 2
+
+
+@pytest.mark.parametrize("spatial", [(17, 9), (17, 9, 4)])
+def test_grid_of_a_shift_is_shifted(ax: Axes, spatial: tuple[int, ...]) -> None:
+    phi = identity_map(spatial)[0].numpy()
+    phi[0] += 1 / 16  # reads one pixel further: what is drawn comes to lie one pixel before
+    grid(ax, phi[most_labelled(np.zeros(spatial))], lines=5)  # every four pixels
+    across, along = contours(ax)
+    x = sorted({round(float(v), 3) for segments in across.allsegs for s in segments for v in s[:, 0]})
+    y = sorted({round(float(v), 3) for segments in along.allsegs for s in segments for v in s[:, 1]})
+    assert set(x) >= {3, 7, 11} and all(v % 4 == 3 for v in x)
+    assert set(y) >= {4} and all(v % 4 == 0 for v in y)
+
+
+def test_jacobian_of_known_maps(ax: Axes) -> None:
+    half = identity_map((6, 5))[0].numpy() / 2
+    np.testing.assert_allclose(jacobian(ax, half).get_array(), -2, atol=1e-5)  # (1/2)² = 2⁻²
+    volume = identity_map((6, 5, 4))[0].numpy() * np.array([2, 1, 1]).reshape(3, 1, 1, 1)
+    change = jacobian(ax, volume, (..., 1)).get_array()
+    assert change.shape == (5, 6)
+    np.testing.assert_allclose(change, 1, atol=1e-5)
+    mirror = identity_map((6, 5))[0].numpy()[:, ::-1].copy()
+    assert jacobian(ax, mirror).get_array().mask.all(), "folds have no logarithm"
+
+
+def test_pair_figure_has_eight_panels(pair: dict[str, Any]) -> None:
+    figure = pair_figure(pair)
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert [ax.get_title() for ax in panels] == [
+        *("moving", "fixed", "warped moving", "fixed, both labels"),
+        *("warped and fixed", "moving to fixed", "fixed to moving", "volume change"),
+    ]
+    shape = pair["fixed"].shape
+    assert all(ax.get_xlim() == (-0.5, shape[0] - 0.5) for ax in panels)
+    assert all(ax.get_ylim() == (shape[1] - 0.5, -0.5) for ax in panels)
+    assert len(contours(panels[3])) == 4, "two classes, of fixed and of warped"
+    figure.draw_without_rendering()
+
+
+def test_segmentation_figure_with_and_without_a_label(pair: dict[str, Any]) -> None:
+    example = {"image": pair["fixed"], "predicted": pair["warped_label"], "label": pair["fixed_label"]}
+    plain, outlined = segmentation_figure(example).axes
+    assert len(contours(plain)) == 0 and len(contours(outlined)) == 4
+    del example["label"]
+    assert len(contours(segmentation_figure(example).axes[1])) == 2
+
+
+def row(dice: float, name: str, **names: Any) -> dict[str, Any]:
+    return {"class": name, "dice": dice, **names}
+
+
+def test_dice_figure_of_segmentations() -> None:
+    names = {"kind": "segmentation", "modality": "xray"}
+    rows = [
+        row(0.2, "femur", network="source as is", **names),
+        row(0.4, "femur", network="source as is", **names),
+    ]
+    rows += [row(0.9, "femur", network="target", **names), row(nan, "tibia", network="target", **names)]
+    rows += [row(0.8, "femur", kind="segmentation", modality="dxa", network="source")]
+    rows += [row(0.1, "femur", kind="registration", direction="a_to_b", unregistered_dice=0.1)]
+    figure = dice_figure(rows, "segmentation")
+    assert [ax.get_title("left") for ax in figure.axes] == ["xray", "dxa"]
+    xray = figure.axes[0]
+    assert [label.get_text() for label in xray.get_legend().get_texts()] == ["source as is", "target"]
+    assert [label.get_text() for label in xray.get_xticklabels()] == ["femur", "tibia"]
+    assert dots(xray) == [[0.2, 0.4], [0.9]], "what is NaN is not drawn"
+    means = [float(y) for line in xray.lines for y in line.get_ydata() if line.get_marker() == "o"]
+    assert means == pytest.approx([0.3, 0.9])
+
+
+def test_dice_figure_of_registrations() -> None:
+    names = {"kind": "registration", "direction": "a_to_b"}
+    rows = [
+        row(0.8, "femur", unregistered_dice=0.5, **names),
+        row(0.7, "tibia", unregistered_dice=0.4, **names),
+    ]
+    (ax,) = dice_figure(rows, "registration").axes
+    assert ax.get_title("left") == "a to b"
+    assert [label.get_text() for label in ax.get_legend().get_texts()] == ["unregistered", "registered"]
+    assert dots(ax) == [[0.5], [0.4], [0.8], [0.7]]
+
+
+def dots(ax: Axes) -> list[list[float]]:
+    strips = [each for each in ax.collections if isinstance(each, PathCollection)]
+    return [each.get_offsets()[:, 1].tolist() for each in strips]
+
+
+def test_curves_figure_short_long_and_empty() -> None:
+    steps = np.arange(400)
+    figure = curves_figure(
+        {
+            "one point": [(0, 0.5)],
+            "long": list(zip(steps, steps % 2, strict=True)),
+            "empty": [],
+            "fourth": [(0, 1), (1, 2)],
+            "second row": [(0, 1)],
+        }
+    )
+    titles = [ax.get_title("left") for ax in figure.axes if ax.get_visible()]
+    assert titles == ["one point", "long", "empty", "fourth", "second row"]
+    raw, mean = figure.axes[1].lines
+    assert len(raw.get_xdata()) == 400
+    np.testing.assert_allclose(mean.get_ydata(), 0.5)  # over ten steps, five of them 1
+    assert mean.get_xdata()[-1] == 399
+    assert figure.axes[0].lines[0].get_marker() == ".", "a single point is seen"
+    figure.draw_without_rendering()
