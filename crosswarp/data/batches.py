@@ -1,0 +1,158 @@
+"""Random batches of a data set that fits in memory (or in a memory map), drawn and augmented as whole tensors.
+
+A batch is a dictionary of plain tensors `[B, C, *spatial]`. Samples are stacked once; after that a batch costs one
+index and one copy to the device, so that small networks are not kept waiting by per-sample Python. Random numbers
+come from torch's global generator and are first drawn when iteration starts: seeding at the start of an epoch
+(`engines.SeedEpochs`) therefore fixes all that the epoch sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+
+
+def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Batch:
+    """Stack the samples of a data set.
+
+    Args:
+        dataset: indexable; each item a dictionary with tensors `[C, *spatial]` of one shape under `keys`.
+        keys: what to keep.
+
+    Returns:
+        one tensor `[N, C, *spatial]` for each key, without metadata.
+
+    Raises:
+        ValueError: when the data set is empty, a key is missing, or shapes differ.
+    """
+    if len(dataset) == 0:
+        raise ValueError("Expected at least one sample, got an empty data set: check the datalist's sections.")
+    samples = [dataset[i] for i in range(len(dataset))]
+    stacked = {}
+    for key in keys:
+        missing = [i for i, sample in enumerate(samples) if key not in sample]
+        if missing:
+            raise ValueError(f"Expected '{key}' in every sample, but the samples {missing[:5]} do not have it.")
+        values = [torch.as_tensor(sample[key]) for sample in samples]
+        shapes = sorted({tuple(value.shape) for value in values})
+        if len(shapes) > 1:
+            raise ValueError(f"Expected one shape for '{key}', got {shapes}: resize in the preprocessing.")
+        stacked[key] = torch.stack([value.as_subclass(Tensor) for value in values])
+    return stacked
+
+
+class RandomBatches:
+    """Endless random sampling, cut into epochs of `num_batches` batches.
+
+    Samples are drawn without replacement until all were seen, then anew; with `weights`, with replacement.
+
+    Args:
+        dataset: tensors `[N, C, *spatial]` by key, or a sequence of samples, which is stacked.
+        keys: the keys to draw.
+        batch_size: samples in a batch.
+        num_batches: batches in an epoch.
+        device: where batches go.
+        augmentation: called with each batch (a dictionary), on the device; returns a batch.
+        weights: `[N]` relative sampling probabilities.
+    """
+
+    def __init__(
+        self,
+        dataset: Mapping[str, Tensor] | Sequence[Mapping[str, Any]],
+        keys: Sequence[str],
+        batch_size: int,
+        num_batches: int,
+        device: torch.device | str = "cpu",
+        augmentation: Callable[[Batch], Batch] | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.tensors = dict(dataset) if isinstance(dataset, Mapping) else stack_samples(dataset, keys)
+        self.keys = tuple(keys)
+        self.num_samples = len(self.tensors[self.keys[0]])
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.device = torch.device(device)
+        self.augmentation = augmentation
+        self.weights = weights
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def draw_indices(self) -> Tensor:
+        """Sample numbers of one epoch, `[num_batches * batch_size]`."""
+        count = self.num_batches * self.batch_size
+        if self.weights is not None:
+            return torch.multinomial(self.weights.float(), count, replacement=True)
+        rounds = -(-count // self.num_samples)
+        return torch.cat([torch.randperm(self.num_samples) for _ in range(rounds)])[:count]
+
+    def gather(self, indices: Tensor) -> Batch:
+        """The samples of the given numbers `[B]`, on the device, images in float32, augmented."""
+        batch = {key: self.tensors[key][indices].to(self.device, non_blocking=True) for key in self.keys}
+        batch = {key: value.float() if value.is_floating_point() else value for key, value in batch.items()}
+        return batch if self.augmentation is None else self.augmentation(batch)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for indices in self.draw_indices().split(self.batch_size):
+            yield self.gather(indices)
+
+
+class RandomPairBatches(RandomBatches):
+    """Random pairs of samples for registration: every key comes twice, as `moving_<key>` and `fixed_<key>`.
+
+    The two samples of a pair differ (unless there is only one); each is augmented by itself.
+    """
+
+    def __iter__(self) -> Iterator[Batch]:
+        moving = self.draw_indices()
+        fixed = (moving + torch.randint(1, max(self.num_samples, 2), moving.shape)) % self.num_samples
+        for pair in torch.stack([moving, fixed]).split(self.batch_size, dim=1):
+            yield self.pair_batch(pair)
+
+    def pair_batch(self, pair: Tensor) -> Batch:
+        """The batch of the pairs `[2, B]` (numbers of the moving and of the fixed samples)."""
+        batch = {}
+        for key, value in self.gather(pair.flatten()).items():
+            batch[f"moving_{key}"], batch[f"fixed_{key}"] = value.chunk(2)
+        return batch
+
+
+class FixedPairBatches(RandomPairBatches):
+    """The same pairs at every pass, for validation: all ordered pairs, or `max_pairs` spread evenly over them.
+
+    Args:
+        dataset: as in `RandomBatches`.
+        keys: as in `RandomBatches`.
+        batch_size: pairs in a batch.
+        max_pairs: most pairs to use.
+        device: where batches go.
+
+    Raises:
+        ValueError: when there are fewer than two samples.
+    """
+
+    def __init__(
+        self,
+        dataset: Mapping[str, Tensor] | Sequence[Mapping[str, Any]],
+        keys: Sequence[str],
+        batch_size: int,
+        max_pairs: int = 64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(dataset, keys, batch_size, num_batches=0, device=device)
+        if self.num_samples < 2:
+            raise ValueError("Expected at least two labelled validation images to form pairs, got one.")
+        numbers = torch.arange(self.num_samples)
+        pairs = torch.stack([p for p in torch.cartesian_prod(numbers, numbers) if p[0] != p[1]])
+        chosen = torch.linspace(0, len(pairs) - 1, min(max_pairs, len(pairs))).round().long()
+        self.pairs = pairs[chosen].T
+        self.num_batches = -(-self.pairs.shape[1] // batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for pair in self.pairs.split(self.batch_size, dim=1):
+            yield self.pair_batch(pair)

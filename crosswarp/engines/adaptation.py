@@ -1,0 +1,237 @@
+"""The adaptation step: from a source segmentation network to a target one, without target labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from monai.engines import Trainer
+from monai.engines.utils import IterationEvents
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+TERMS = (
+    "adversarial",
+    "cycle",
+    "identity",
+    "translated_segmentation",
+    "cycle_segmentation",
+    "agreement",
+    "cycle_agreement",
+)
+
+
+class ZipBatches:
+    """Batches of both modalities side by side: keys are `source_<key>` and `target_<key>`.
+
+    Args:
+        source: batches of the source modality.
+        target: batches of the target modality; as many.
+    """
+
+    def __init__(self, source: Any, target: Any) -> None:
+        if len(source) != len(target):
+            raise ValueError(f"Expected as many source as target batches, got {len(source)} and {len(target)}.")
+        self.source, self.target = source, target
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        for source, target in zip(self.source, self.target, strict=True):
+            yield {f"source_{k}": v for k, v in source.items()} | {f"target_{k}": v for k, v in target.items()}
+
+
+class ImagePool(nn.Module):
+    """A history of translated images for a discriminator (Shrivastava et al., CVPR 2017).
+
+    Half of the images that are asked for are swapped with older ones. The pool is part of `state_dict`.
+
+    Args:
+        size: images to keep; 0 returns every image as it is.
+    """
+
+    images: Tensor
+
+    def __init__(self, size: int = 50) -> None:
+        super().__init__()
+        self.size = size
+        self.register_buffer("images", torch.empty(0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images `[B, C, *spatial]` for the discriminator: new ones or, one in two once the pool is full, old ones."""
+        images = images.detach()
+        if self.size == 0:
+            return images
+        room = self.size - len(self.images)
+        if room > 0:
+            new = images[:room]
+            self.images = torch.cat([self.images, new]) if len(self.images) else new.clone()
+            return images
+        swapped = (torch.rand(len(images)) < 0.5).nonzero().flatten().to(images.device)
+        slots = torch.randperm(self.size)[: len(swapped)].to(images.device)
+        swapped = swapped[: len(slots)]
+        result = images.clone()
+        result[swapped] = self.images[slots]
+        self.images[slots] = images[swapped]
+        return result
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        self.images = torch.empty_like(state_dict[f"{prefix}images"], device=self.images.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class AdaptationTrainer(Trainer):
+    """Unpaired translation and target segmentation trained together (Demir & Niethammer, MIDL 2024, section 3.3).
+
+    With generators G (source to target) and F (target to source), S_s the frozen source and S_t the target
+    segmentation network, `x_s, y_s` a source image and its label, `x_t` a target image, the terms are:
+
+    - `adversarial`: least squares, G(x_s) against the target and F(x_t) against the source discriminator;
+    - `cycle`: L1 of F(G(x_s)) to x_s and of G(F(x_t)) to x_t; `identity`: L1 of G(x_t) to x_t and of F(x_s) to x_s;
+    - `translated_segmentation`: S_t(G(x_s)) against y_s; `cycle_segmentation`: S_s(F(G(x_s))) against y_s;
+    - `agreement`: S_t(x_t) with S_s(F(x_t)); `cycle_agreement`: S_t(G(F(x_t))) with S_s(F(x_t)).
+
+    What S_s says of F(x_t) is a teacher in both agreements and receives no gradient: otherwise F learns to draw what
+    S_t believes. S_s has no gradients of its own and always evaluates; gradients pass *through* it to the generators
+    in `cycle_segmentation` alone.
+
+    Args:
+        device: where to train.
+        max_epochs: epochs to train.
+        train_data_loader: yields `source_image`, `source_label` (integers) and `target_image`.
+        networks: by name: `source_to_target`, `target_to_source`, `source_discriminator`, `target_discriminator`,
+            `source_segmentation`, `target_segmentation`. Segmentation networks return logits.
+        optimizer: of both generators and the target segmentation network.
+        discriminator_optimizer: of both discriminators.
+        adversarial_loss: called as MONAI's `PatchAdversarialLoss`.
+        segmentation_loss: of logits `[B, K, *spatial]` and integer labels `[B, 1, *spatial]`.
+        agreement_loss: of two probability maps `[B, K, *spatial]`.
+        weights: weight of each term (`TERMS`); a term left out is not computed.
+        pools: image pools `source` and `target` for the discriminators.
+        segmentation_augmentation: called with `{"image": ...}` on what S_t is trained on, fresh each time.
+        kwargs: of `monai.engines.Trainer`.
+
+    Raises:
+        ValueError: on an unknown term or a missing network.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Any,
+        networks: Mapping[str, nn.Module],
+        optimizer: Optimizer,
+        discriminator_optimizer: Optimizer,
+        adversarial_loss: nn.Module,
+        segmentation_loss: nn.Module,
+        agreement_loss: nn.Module,
+        weights: Mapping[str, float],
+        pools: Mapping[str, ImagePool],
+        segmentation_augmentation: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        train_handlers: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        unknown = sorted(set(weights) - set(TERMS))
+        if unknown:
+            raise ValueError(f"Expected weights of the terms {TERMS}, got also {unknown}.")
+        wanted = {f"{a}_{b}" for a in ("source", "target") for b in ("discriminator", "segmentation")}
+        missing = sorted((wanted | {"source_to_target", "target_to_source"}) - set(networks))
+        if missing:
+            raise ValueError(f"Expected six networks, but {missing} are missing.")
+        super().__init__(device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False, **kwargs)
+        self.networks = dict(networks)
+        self.networks["source_segmentation"].requires_grad_(False)
+        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
+        self.adversarial_loss = adversarial_loss
+        self.segmentation_loss = segmentation_loss
+        self.agreement_loss = agreement_loss
+        self.weights = {term: float(weight) for term, weight in weights.items() if weight}
+        self.pools = dict(pools)
+        self.segmentation_augmentation = segmentation_augmentation
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        for name, network in self.networks.items():
+            network.train(name != "source_segmentation")
+        source, label, target = (
+            batchdata[key].to(self.state.device, non_blocking=self.non_blocking)
+            for key in ("source_image", "source_label", "target_image")
+        )
+        self._require_discriminator_gradients(False)
+        terms, translated = self._generator_terms(source.float(), label, target.float())
+        total = torch.stack([self.weights[term] * value for term, value in terms.items()]).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        self.optimizer.step()
+
+        self._require_discriminator_gradients(True)
+        critic = torch.stack(
+            [
+                self._discriminator_loss("source", source.float(), translated["source"]),
+                self._discriminator_loss("target", target.float(), translated["target"]),
+            ]
+        ).sum()
+        self.discriminator_optimizer.zero_grad()
+        critic.backward()
+        self.discriminator_optimizer.step()
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        detached = {term: value.detach() for term, value in terms.items()}
+        return {"loss": total.detach(), "discriminator": critic.detach()} | detached
+
+    def _require_discriminator_gradients(self, required: bool) -> None:
+        for modality in ("source", "target"):
+            self.networks[f"{modality}_discriminator"].requires_grad_(required)
+
+    def _segment_target(self, image: Tensor) -> Tensor:
+        if self.segmentation_augmentation is not None:
+            image = self.segmentation_augmentation({"image": image})["image"]
+        return self.networks["target_segmentation"](image)
+
+    def _generator_terms(
+        self, source: Tensor, label: Tensor, target: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weighted terms of the generators and of S_t, and the translated images."""
+        networks, weights = self.networks, self.weights
+        terms: dict[str, Tensor] = {}
+        to_target, to_source = networks["source_to_target"], networks["target_to_source"]
+        if "identity" in weights:  # one pass of each generator translates one modality and keeps the other
+            fake_target, same_target = to_target(torch.cat([source, target])).split([len(source), len(target)])
+            fake_source, same_source = to_source(torch.cat([target, source])).split([len(target), len(source)])
+            terms["identity"] = (same_target - target).abs().mean() + (same_source - source).abs().mean()
+        else:
+            fake_target, fake_source = to_target(source), to_source(target)
+        if weights.keys() & {"cycle", "cycle_segmentation"}:
+            cycled_source = to_source(fake_target)
+        if weights.keys() & {"cycle", "cycle_agreement"}:
+            cycled_target = to_target(fake_source)
+        if "adversarial" in weights:
+            critic_target = networks["target_discriminator"](fake_target)
+            critic_source = networks["source_discriminator"](fake_source)
+            terms["adversarial"] = self.adversarial_loss(
+                critic_target[-1], target_is_real=True, for_discriminator=False
+            ) + self.adversarial_loss(critic_source[-1], target_is_real=True, for_discriminator=False)
+        if "cycle" in weights:
+            terms["cycle"] = (cycled_source - source).abs().mean() + (cycled_target - target).abs().mean()
+        if "translated_segmentation" in weights:
+            terms["translated_segmentation"] = self.segmentation_loss(self._segment_target(fake_target), label)
+        if "cycle_segmentation" in weights:
+            terms["cycle_segmentation"] = self.segmentation_loss(networks["source_segmentation"](cycled_source), label)
+        if weights.keys() & {"agreement", "cycle_agreement"}:
+            with torch.no_grad():
+                teacher = networks["source_segmentation"](fake_source).softmax(1)
+        if "agreement" in weights:
+            terms["agreement"] = self.agreement_loss(self._segment_target(target).softmax(1), teacher)
+        if "cycle_agreement" in weights:
+            terms["cycle_agreement"] = self.agreement_loss(self._segment_target(cycled_target).softmax(1), teacher)
+        return terms, {"source": fake_source, "target": fake_target}
+
+    def _discriminator_loss(self, modality: str, real: Tensor, fake: Tensor) -> Tensor:
+        network = self.networks[f"{modality}_discriminator"]
+        real_score = network(real)[-1]
+        fake_score = network(self.pools[modality](fake))[-1]
+        return 0.5 * (
+            self.adversarial_loss(real_score, target_is_real=True, for_discriminator=True)
+            + self.adversarial_loss(fake_score, target_is_real=False, for_discriminator=True)
+        )

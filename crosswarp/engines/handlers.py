@@ -1,0 +1,149 @@
+"""Ignite handlers: seeding, checkpoints and history, so that a run can be repeated and resumed to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+from torch import nn
+
+
+def save_atomically(content: Any, path: str | Path) -> None:
+    """`torch.save` into a temporary file that then takes the place of `path`: a reader never sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    torch.save(content, temporary)
+    os.replace(temporary, path)
+
+
+class SeedEpochs:
+    """Seed Python, numpy and torch at the start of each epoch from (seed, epoch).
+
+    What an epoch draws then depends on nothing that came before, so that a resumed run needs no generator states.
+
+    Args:
+        seed: the run's seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+class Checkpoints:
+    """Keep a run's state, its best network and its history; resume from them.
+
+    In `folder`: `last.pt`, all that is needed to go on; `best.pt`, the weights of `network` at the best value of the
+    evaluator's key metric (without an evaluator: the latest); `history.json`, the metrics of trainer and evaluator by
+    epoch. Place it after the `ValidationHandler` in the trainer's handlers.
+
+    Args:
+        folder: where the files are. A `last.pt` found there when training starts is resumed from.
+        network: the network whose best weights are wanted.
+        objects: whatever has `state_dict` and `load_state_dict` and is needed to go on: networks, optimisers, ....
+        evaluator: the engine whose key metric is the criterion.
+        interval: epochs between two writings of `last.pt`.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        network: nn.Module,
+        objects: Mapping[str, Any],
+        evaluator: Engine | None = None,
+        interval: int = 1,
+    ) -> None:
+        self.folder = Path(folder)
+        self.network = network
+        self.objects = dict(objects)
+        self.evaluator = evaluator
+        self.interval = interval
+        self.history: list[dict[str, float]] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self.resume)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def resume(self, engine: Engine) -> None:
+        """Go on from `last.pt`, if there is one."""
+        path = self.folder / "last.pt"
+        if not path.is_file():
+            return
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        for name, item in self.objects.items():
+            item.load_state_dict(state[name])
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        self.history = state["history"]
+        if self.evaluator is not None:
+            self.evaluator.state.best_metric = state["best_metric"]
+            self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        engine.logger.info(f"Resumed from {path}: {state['epoch']} epochs are done.")
+
+    def save(self, engine: Engine) -> None:
+        """Write history, best weights and state after an epoch."""
+        epoch = engine.state.epoch
+        metrics = dict(engine.state.metrics)
+        validated = self.evaluator is not None and self.evaluator.state.epoch == epoch
+        if validated:
+            metrics |= self.evaluator.state.metrics
+        self.history.append({"epoch": epoch} | {name: float(value) for name, value in metrics.items()})
+        if self.evaluator is None or (validated and self.evaluator.state.best_metric_epoch == epoch):
+            save_atomically(self.network.state_dict(), self.folder / "best.pt")
+        if epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+            state = {name: item.state_dict() for name, item in self.objects.items()}
+            state |= {"epoch": epoch, "iteration": engine.state.iteration, "history": self.history}
+            if self.evaluator is not None:
+                state["best_metric"] = float(self.evaluator.state.best_metric)
+                state["best_metric_epoch"] = self.evaluator.state.best_metric_epoch
+            save_atomically(state, self.folder / "last.pt")
+            (self.folder / "history.json").write_text(json.dumps(self.history))
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The checkpoint that was chosen: `weights` (its path), `criterion`, `value` and `epoch`."""
+        if self.evaluator is None:
+            return {"weights": self.folder / "best.pt", "criterion": "last epoch", "value": 0.0, "epoch": len(self.history)}
+        state = self.evaluator.state
+        return {
+            "weights": self.folder / "best.pt",
+            "criterion": state.key_metric_name,
+            "value": float(state.best_metric),
+            "epoch": state.best_metric_epoch,
+        }
+
+
+class EpochProgress:
+    """A progress bar over the epochs, with the latest metrics of the trainer.
+
+    Args:
+        description: what stands before the bar.
+    """
+
+    def __init__(self, description: str = "epochs") -> None:
+        self.description = description
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        bar = ProgressBar(desc=self.description, persist=True, mininterval=1.0)
+        bar.attach(
+            engine, metric_names="all", event_name=Events.EPOCH_COMPLETED, closing_event_name=Events.COMPLETED
+        )

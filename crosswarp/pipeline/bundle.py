@@ -1,0 +1,103 @@
+"""A trained stage as a bundle on disk: its inference config and weights, written and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from .config import read_config
+
+WEIGHTS = Path("models") / "model.pt"
+INFERENCE = Path("configs") / "inference.json"
+
+# ids that come from the datalist in training and are plain values in a trained bundle
+DATA_IDS = ("spatial_dims", "spatial_size", "num_classes", "label_names", "source_channels", "target_channels")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def write_inference_config(template: Path, values: Mapping[str, Any], folder: Path) -> None:
+    """Write a bundle's `inference.json` with the values of a run, so that it stands alone.
+
+    Args:
+        template: the `inference.json` of the bundle in the library.
+        values: ids to replace; those that the template lacks are ignored.
+        folder: the bundle to write to.
+    """
+    config = read_config(template).get()
+    config |= {key: deepcopy(value) for key, value in values.items() if key in config}
+    write_json(folder / INFERENCE, config)
+
+
+def run_values(parser: ConfigParser) -> dict[str, Any]:
+    """What a trained bundle's `inference.json` takes from the training config: the network and `DATA_IDS`."""
+    return {"network_def": deepcopy(parser["network_def"])} | {
+        key: parser.get_parsed_content(key) for key in DATA_IDS if key in parser
+    }
+
+
+def copy_bundle_files(bundle_root: Path, folder: Path) -> None:
+    """Copy metadata, logging, licence and docs of a bundle in the library to a run's stage folder."""
+    for name in ("configs/metadata.json", "configs/logging.conf", "LICENSE", "docs/README.md"):
+        if (bundle_root / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle_root / name, folder / name)
+
+
+def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen: bool = True) -> nn.Module:
+    """The network of a trained bundle: `network_def` of its inference config with the weights `models/model.pt`.
+
+    Args:
+        bundle: the bundle's folder.
+        device: where to put the network.
+        frozen: evaluation mode, no gradients for its parameters.
+
+    Raises:
+        FileNotFoundError: when config or weights are missing.
+        ValueError: when the weights belong to another architecture.
+    """
+    bundle = Path(bundle)
+    for path in (bundle / INFERENCE, bundle / WEIGHTS):
+        if not path.is_file():
+            raise FileNotFoundError(f"Expected a trained bundle in {bundle}, but {path} is missing: train that stage first.")
+    network = read_config(bundle / INFERENCE).get_parsed_content("network_def")
+    weights = torch.load(bundle / WEIGHTS, map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"The weights {bundle / WEIGHTS} do not fit the network of {bundle / INFERENCE}: {error}") from error
+    network = network.to(device)
+    return network.eval().requires_grad_(False) if frozen else network
+
+
+def start_from(network: nn.Module, trained: nn.Module) -> nn.Module:
+    """Give a network the weights of a trained one of the same architecture; returns the network.
+
+    Tensors of another shape keep their own start: the first layer, where the modalities have different channels.
+    """
+    own = network.state_dict()
+    weights = {key: value for key, value in trained.state_dict().items() if key in own and own[key].shape == value.shape}
+    network.load_state_dict(weights, strict=False)
+    return network

@@ -1,0 +1,159 @@
+"""The chain: the stages of a run in order, each trained only when it has to be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+
+from ..data import Datalist
+from ..engines import save_atomically
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, copy_bundle_files, file_digest, write_inference_config, write_json
+from .config import check_ids, check_overrides, exits_with_message, flatten, read_config, running_parser
+from .stage import claim_run, package_versions
+
+logger = logging.getLogger(__name__)
+
+# the parts of the meta bundle's network: the stage that trains each, and its module in `SegmentAndRegister`
+PARTS = {
+    "source_segmentation": "source_segmentation",
+    "target_segmentation": "domain_adaptation",
+    "registration": "multimodal_registration",
+}
+MODULES = {
+    "source_segmentation": "segmentation.source",
+    "target_segmentation": "segmentation.target",
+    "registration": "registration",
+}
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that is checked out in a folder; None where there is no repository."""
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Chain:
+    """Trains the stages one after the other in one process; each is a bundle's `train.json`.
+
+    Args:
+        stages: the overrides of each stage, by its name, in order of training.
+        common: overrides for every stage (run folder, datalist, device, seed).
+        bundles: folder of the stages' bundles.
+        bundle_root: the meta bundle.
+        run_dir: the run's folder; becomes a trained meta bundle.
+        datalist: the data.
+        preset: name of the overlay `configs/presets/<preset>.json` of each bundle; None for the defaults.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, Mapping[str, Any]],
+        common: Mapping[str, Any],
+        bundles: str,
+        bundle_root: str,
+        run_dir: str,
+        datalist: Datalist,
+        preset: str | None = None,
+    ) -> None:
+        self.stages = {name: flatten(overrides) for name, overrides in stages.items()}
+        self.common = dict(common)
+        self.bundles, self.bundle_root, self.run_dir = Path(bundles), Path(bundle_root), Path(run_dir)
+        self.datalist = datalist
+        self.preset = preset
+
+    def config_files(self, name: str) -> list[Path]:
+        """The config files of a stage: its own and the preset's.
+
+        Raises:
+            FileNotFoundError: when no bundle has the preset.
+        """
+        configs = self.bundles / name / "configs"
+        files = [configs / "train.json"]
+        if self.preset is not None:
+            files.append(configs / "presets" / f"{self.preset}.json")
+            if not files[-1].is_file():
+                presets = sorted(path.stem for path in files[-1].parent.glob("*.json"))
+                raise FileNotFoundError(f"No preset '{self.preset}' for {name}: expected one of {presets}.")
+        return files
+
+    @exits_with_message
+    def check(self) -> None:
+        """Check every parameter and all the data before anything is trained.
+
+        Raises:
+            SystemExit: for unknown parameters of the chain or of a stage, faults of the data (all of them), or a run
+                folder that holds a run of other data.
+        """
+        check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
+        for name, overrides in self.stages.items():
+            check_ids(overrides, read_config(*self.config_files(name)), f"Stage {name}")
+        claim_run(self.run_dir, self.datalist)
+
+    def workflow(self, name: str) -> ConfigWorkflow:
+        """The training workflow of a stage with all overrides; nothing is evaluated yet."""
+        files = [str(path) for path in self.config_files(name)]
+        root = self.bundles / name
+        return ConfigWorkflow(
+            config_file=files,
+            meta_file=str(root / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type="train",
+            bundle_root=str(root),
+            **{**self.common, **self.stages[name]},
+        )
+
+    def run(self) -> None:
+        """Train what is not done."""
+        digest = claim_run(self.run_dir, self.datalist)
+        for number, name in enumerate(self.stages, 1):
+            workflow = self.workflow(name)
+            workflow.parser.parse()
+            stage = workflow.parser.get_parsed_content("stage")
+            state = stage.state(stage.fingerprint(workflow.parser, digest))
+            explanation = {
+                "new": "trains",
+                "done": "done, its inputs are unchanged",
+                "stale": f"trains again, its inputs have changed (the old one is kept in {self.run_dir / 'previous'})",
+                "interrupted": "goes on where it was interrupted",
+            }[state]
+            logger.info(f"[{number}/{len(self.stages)}] {name}: {explanation}.")
+            if state == "done":
+                continue
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+        self.publish()
+
+    def publish(self) -> None:
+        """Make the run folder a trained meta bundle: one network that segments and registers, and provenance."""
+        template = self.bundle_root / INFERENCE
+        parts = {name: read_config(self.run_dir / name / INFERENCE) for name in PARTS.values()}
+        values = {key: parser[key] for parser in parts.values() for key in DATA_IDS if key in parser}
+        values |= {f"{part}_def": parts[name]["network_def"] for part, name in PARTS.items()}
+        write_inference_config(template, values, self.run_dir)
+        copy_bundle_files(self.bundle_root, self.run_dir)
+        network = read_config(self.run_dir / INFERENCE).get_parsed_content("network_def")
+        for part, name in PARTS.items():
+            weights = torch.load(self.run_dir / name / WEIGHTS, map_location="cpu", weights_only=True)
+            network.get_submodule(MODULES[part]).load_state_dict(weights)
+        save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
+        manifests = {name: json.loads((self.run_dir / name / "manifest.json").read_text()) for name in self.stages}
+        provenance = json.loads((self.run_dir / "run.json").read_text()) | {
+            "versions": package_versions(),
+            "git_commit": git_commit(self.bundle_root),
+            "seed": self.common.get("seed"),
+            "preset": self.preset,
+            "weights": file_digest(self.run_dir / WEIGHTS),
+            "stages": manifests,
+        }
+        write_json(self.run_dir / "provenance.json", provenance)

@@ -1,0 +1,126 @@
+"""Reading and checking MONAI configs: the running parser, unknown ids, plain values."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from monai.bundle import ConfigParser
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+
+
+class UnknownIdError(ValueError):
+    """A parameter was given that no config defines."""
+
+
+def running_parser() -> ConfigParser:
+    """The parser of the config whose expression is being evaluated.
+
+    MONAI gives expressions no access to the config that they stand in, but a stage has to record it and to refuse
+    misspelt overrides, which MONAI adds silently; so it is taken from the calling frames.
+
+    Raises:
+        RuntimeError: when not called from a config's expression.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        parser = frame.f_locals.get("self")
+        if isinstance(parser, ConfigParser):
+            return parser
+        frame = frame.f_back
+    raise RuntimeError("Expected to be called from an expression of a MONAI config; none is being evaluated.")
+
+
+def read_config(*files: str | Path) -> ConfigParser:
+    """A parser of the given config files, later ones laid over earlier ones; nothing is evaluated."""
+    parser = ConfigParser()
+    parser.read_config([str(file) for file in files])
+    return parser
+
+
+def exits_with_message(function: Callable[P, T]) -> Callable[P, T]:
+    """End the program with the message of an input error alone.
+
+    For what configs call on the user's behalf: MONAI wraps an exception raised in an expression into others, one for
+    each level of the config, and the reason drowns. `SystemExit` passes through; its cause is the error itself.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, FileNotFoundError) as error:
+            raise SystemExit(f"\nerror: {error}") from error
+
+    return call
+
+
+def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
+    """Refuse ids that a config does not define.
+
+    Args:
+        ids: as in overrides, `a#b#c`.
+        parser: the config.
+        where: names the config in the message.
+
+    Raises:
+        UnknownIdError: naming every unknown id, with the nearest known ones.
+    """
+    known = sorted(_all_ids(parser.get()))
+    faults = []
+    for identifier in ids:
+        # a new entry inside a component is its new argument, which its class judges
+        parent = identifier.rpartition("#")[0]
+        if identifier in parser or (parent and parent in parser and "_target_" in (parser[parent] or {})):
+            continue
+        near = difflib.get_close_matches(identifier, known, n=3)
+        faults.append(f"'{identifier}'" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
+    if faults:
+        raise UnknownIdError(f"{where} has no parameter {', '.join(faults)}.")
+
+
+def check_overrides(parser: ConfigParser, config_file: str | Path) -> None:
+    """Refuse top-level ids that stand neither in a bundle's config file nor in any reference.
+
+    A misspelt `--max_epoch 5` is such an id; an id that an overlay brings along and uses is not.
+
+    Args:
+        parser: the running config.
+        config_file: the bundle's own file.
+
+    Raises:
+        UnknownIdError: naming every unknown id, with the nearest known ones.
+    """
+    config = parser.get()
+    own = read_config(config_file)
+    used = set(REFERENCE.findall(json.dumps(config, default=str)))
+    check_ids(sorted(set(config) - set(own.get()) - used - {"_meta_"}), own, str(config_file))
+
+
+def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested overrides as `{"a#b#c": value}`; `.` may stand for `#`; a component (with `_target_`) stays whole."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        identifier = f"{prefix}{key.replace('.', '#').replace('::', '#')}"
+        if isinstance(value, Mapping) and value and "_target_" not in value:
+            flat |= flatten(value, f"{identifier}#")
+        else:
+            flat[identifier] = value
+    return flat
+
+
+def _all_ids(config: Any, prefix: str = "") -> Iterable[str]:
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield f"{prefix}{key}"
+            yield from _all_ids(value, f"{prefix}{key}#")

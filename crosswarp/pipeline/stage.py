@@ -1,0 +1,181 @@
+"""One stage of a run: its folder, its manifest, and whether it is done, stale or interrupted."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy
+import torch
+from monai.bundle import ConfigParser
+
+from .. import __version__
+from ..data import Datalist, check_datalist, datalist_digest
+from ..engines import Checkpoints
+from .bundle import WEIGHTS, copy_bundle_files, file_digest, run_values, write_inference_config, write_json
+from .config import check_overrides, exits_with_message, running_parser
+
+# where a run stands and on what it runs does not change what it computes
+LOCATION_IDS = {"bundle_root", "run_dir", "datalist", "device", "_meta_"}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of all that computes."""
+    return {
+        "crosswarp": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "monai": monai.__version__,
+        "numpy": numpy.__version__,
+        "pytorch-ignite": version("pytorch-ignite"),
+    }
+
+
+def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
+    """Check a run folder and a datalist against each other, once, before anything is trained.
+
+    A new folder is claimed for the datalist. For another datalist, or changed files, it is refused.
+
+    Returns:
+        the datalist's digest.
+
+    Raises:
+        DatalistError: naming every fault of the data.
+        ValueError: when the folder holds a run of other data.
+    """
+    path = Path(run_dir) / "run.json"
+    digest = datalist_digest(datalist)
+    if path.is_file():
+        claimed = json.loads(path.read_text(encoding="utf-8"))
+        if claimed["datalist_digest"] != digest:
+            raise ValueError(
+                f"Expected a run of {datalist.path} in {run_dir}, but the folder holds a run of {claimed['datalist']} "
+                f"(digest {claimed['datalist_digest'][:12]}, now {digest[:12]}): that is another datalist or its files "
+                "have changed. Choose another run_dir; nothing was overwritten."
+            )
+        return digest
+    check_datalist(datalist)
+    write_json(path, {"name": datalist.name, "datalist": str(datalist.path), "datalist_digest": digest})
+    return digest
+
+
+class Stage:
+    """A stage's folder `run_dir/name`: a bundle in the making, with a manifest that says how far it is.
+
+    The fingerprint is a digest of all that decides the result: the stage's config with its overrides, the data, the
+    weights of the stages before it and the library's version. A manifest with this fingerprint means done or
+    interrupted (to be resumed); with another, stale: what it holds is moved to `run_dir/previous/`, never deleted.
+
+    Args:
+        name: the stage, also the name of its folder.
+        bundle_root: the bundle whose config runs.
+        run_dir: the run's folder.
+        datalist: the data.
+        inputs: earlier stages whose weights this one uses.
+    """
+
+    def __init__(self, name: str, bundle_root: str, run_dir: str, datalist: Datalist, inputs: list[str] | None = None):
+        self.name = name
+        self.bundle_root = Path(bundle_root)
+        self.run_dir = Path(run_dir)
+        self.folder = self.run_dir / name
+        self.datalist = datalist
+        self.inputs = list(inputs or ())
+        self._started = 0.0
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What the folder's manifest says; None without one."""
+        path = self.folder / "manifest.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def input_digests(self) -> dict[str, str]:
+        """Digest of the weights of each stage that this one uses.
+
+        Raises:
+            FileNotFoundError: naming every stage that has not been trained.
+        """
+        missing = [name for name in self.inputs if not (self.run_dir / name / WEIGHTS).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"Stage {self.name} needs the trained stages {missing} in {self.run_dir}: run them first, or the whole "
+                "chain with configs/train.json."
+            )
+        return {name: file_digest(self.run_dir / name / WEIGHTS) for name in self.inputs}
+
+    def fingerprint(self, parser: ConfigParser, data_digest: str) -> str:
+        """Digest of all that decides the stage's result."""
+        config = {key: value for key, value in parser.get().items() if key not in LOCATION_IDS}
+        content = [config, data_digest, self.input_digests(), __version__]
+        return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def state(self, fingerprint: str) -> str:
+        """`"done"`, `"interrupted"`, `"stale"` or `"new"`."""
+        manifest = self.manifest
+        if manifest is None:
+            return "new"
+        if manifest["fingerprint"] != fingerprint:
+            return "stale"
+        done = manifest["state"] == "done" and (self.folder / WEIGHTS).is_file()
+        return "done" if done and file_digest(self.folder / WEIGHTS) == manifest["weights"] else "interrupted"
+
+    @exits_with_message
+    def begin(self) -> None:
+        """Check the config and the data, put a stale stage aside, and record what is about to run.
+
+        Raises:
+            SystemExit: for a misspelt parameter, faults of the data (all of them), stages that are missing, or a run
+                folder that holds a run of other data.
+        """
+        parser = running_parser()
+        check_overrides(parser, self.bundle_root / "configs" / "train.json")
+        fingerprint = self.fingerprint(parser, claim_run(self.run_dir, self.datalist))
+        if self.state(fingerprint) == "stale" or (self.folder.exists() and self.manifest is None):
+            self._put_aside()
+        config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+        write_json(self.folder / "configs" / "train.json", config)
+        copy_bundle_files(self.bundle_root, self.folder)
+        template = self.bundle_root / "configs" / "inference.json"
+        write_inference_config(template, run_values(parser), self.folder)
+        self._write_manifest(state="running", fingerprint=fingerprint)
+        self._started = time.monotonic()
+
+    def finish(self, checkpoints: Checkpoints) -> None:
+        """Publish the chosen weights as `models/model.pt` and mark the stage as done.
+
+        Args:
+            checkpoints: knows the weights that were chosen, by what, and its value.
+        """
+        chosen = checkpoints.chosen
+        (self.folder / WEIGHTS).parent.mkdir(exist_ok=True)
+        shutil.copyfile(chosen.pop("weights"), self.folder / WEIGHTS)
+        self._write_manifest(
+            state="done",
+            fingerprint=self.manifest["fingerprint"],
+            weights=file_digest(self.folder / WEIGHTS),
+            seconds=round(time.monotonic() - self._started, 1),
+            **chosen,
+        )
+
+    def _write_manifest(self, **content: Any) -> None:
+        common: Mapping[str, Any] = {
+            "stage": self.name,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "inputs": self.input_digests(),
+            "versions": package_versions(),
+        }
+        write_json(self.folder / "manifest.json", {**content, **common})
+
+    def _put_aside(self) -> None:
+        previous = self.run_dir / "previous"
+        previous.mkdir(exist_ok=True)
+        number = sum(1 for path in previous.iterdir() if path.name.startswith(self.name)) + 1
+        self.folder.rename(previous / f"{self.name}-{number}")

@@ -1,0 +1,6 @@
+"""Transforms that MONAI does not have: batch augmentation on the device, and what follows a registration."""
+
+from .augmentation import RandomCurve, RandomField, RandomNoise, RandomSpatial
+from .registration import PredictedLabelsd, WarpMovingd
+
+__all__ = ["PredictedLabelsd", "RandomCurve", "RandomField", "RandomNoise", "RandomSpatial", "WarpMovingd"]

@@ -1,0 +1,187 @@
+"""Random augmentation of whole batches on their device.
+
+Each transform is called with a batch (a dictionary of tensors `[B, C, *spatial]`) and returns a new one; every sample
+gets its own random parameters from torch's global generator. MONAI's random transforms work sample by sample; with
+the small images and networks of this project their Python would cost more than the training step. Compose them with
+`monai.transforms.Compose`.
+
+Intensities are expected, and kept, in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..spatial import identity_map, sample
+
+Batch = dict[str, Tensor]
+
+
+def _uniform(batch_size: int, low: float, high: float, like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(batch_size, *shape, device=like.device, dtype=torch.float32).uniform_(low, high)
+
+
+def _per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape `[B]` or `[B, C]` to broadcast over `like` `[B, C, *spatial]`."""
+    return values.reshape(*values.shape, *[1] * (like.dim() - values.dim()))
+
+
+class RandomSpatial:
+    """Random rotation, scaling, shift and smooth deformation, the same for all keys of a sample.
+
+    Args:
+        keys: what to transform.
+        modes: `"linear"` or `"nearest"` for each key.
+        rotation: largest angle in degrees (in every coordinate plane).
+        scaling: largest relative change of size.
+        shift: largest shift as a fraction of the extent.
+        deformation: standard deviation of the displacement of a control point, as a fraction of the extent.
+        control_points: control points of the deformation along each axis.
+        probability: share of samples that are transformed.
+
+    Points outside the image take the value of the border.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] = ("image", "label"),
+        modes: Sequence[str] = ("linear", "nearest"),
+        rotation: float = 10.0,
+        scaling: float = 0.1,
+        shift: float = 0.05,
+        deformation: float = 0.0,
+        control_points: int = 5,
+        probability: float = 1.0,
+    ) -> None:
+        if len(keys) != len(modes):
+            raise ValueError(f"Expected one mode for each key, got keys {tuple(keys)} and modes {tuple(modes)}.")
+        self.keys, self.modes = tuple(keys), tuple(modes)
+        self.rotation, self.scaling, self.shift = math.radians(rotation), scaling, shift
+        self.deformation, self.control_points = deformation, control_points
+        self.probability = probability
+
+    def draw_map(self, like: Tensor) -> Tensor:
+        """A random map φ `[B, D, *spatial]` for samples shaped as `like`."""
+        batch_size, spatial_shape = like.shape[0], like.shape[2:]
+        dims = len(spatial_shape)
+        identity = identity_map(spatial_shape, like.device)
+        extent = torch.tensor(spatial_shape, device=like.device, dtype=torch.float32).sub(1).clamp(min=1)
+        applied = (_uniform(batch_size, 0, 1, like) < self.probability).float()
+        matrix = torch.eye(dims, device=like.device).repeat(batch_size, 1, 1)
+        for a in range(dims):
+            for b in range(a + 1, dims):
+                angle = _uniform(batch_size, -self.rotation, self.rotation, like) * applied
+                plane = torch.eye(dims, device=like.device).repeat(batch_size, 1, 1)
+                plane[:, a, a] = plane[:, b, b] = angle.cos()
+                plane[:, a, b], plane[:, b, a] = -angle.sin(), angle.sin()
+                matrix = matrix @ plane
+        matrix = matrix * (1 + _uniform(batch_size, -self.scaling, self.scaling, like, 1, 1) * applied[:, None, None])
+        matrix = matrix * extent / extent[:, None]  # rotate in voxels, not in the unit square
+        centred = (identity - 0.5).flatten(2)
+        shift = _uniform(batch_size, -self.shift, self.shift, like, dims, 1) * applied[:, None, None]
+        phi = (matrix @ centred + 0.5 + shift).reshape(batch_size, dims, *spatial_shape)
+        if self.deformation > 0:
+            control = torch.randn(batch_size, dims, *[self.control_points] * dims, device=like.device)
+            control = control * self.deformation * _per_sample(applied, control)
+            mode = "bicubic" if dims == 2 else "trilinear"
+            phi = phi + functional.interpolate(control, size=spatial_shape, mode=mode, align_corners=True)
+        return phi
+
+    def __call__(self, batch: Batch) -> Batch:
+        phi = self.draw_map(batch[self.keys[0]])
+        return batch | {key: sample(batch[key], phi, mode) for key, mode in zip(self.keys, self.modes, strict=True)}
+
+
+class RandomCurve:
+    """Random intensity curves: intensities pass through a random piecewise linear function.
+
+    The curve is a blend of the identity and of random control values; `strength` 0 leaves the image as it is,
+    1 is any function of intensity, inversions included. It teaches a network to look at shape instead of at absolute
+    intensities (Zhou et al., Models Genesis, 2019; Ouyang et al., Causality-inspired augmentation, 2022).
+
+    Args:
+        key: the image.
+        strength: largest weight of the random curve; drawn between 0 and this value for each sample.
+        control_points: control values over [0, 1].
+        probability: share of samples that are transformed.
+    """
+
+    def __init__(self, key: str = "image", strength: float = 0.5, control_points: int = 6, probability: float = 0.8):
+        self.key, self.strength, self.control_points, self.probability = key, strength, control_points, probability
+
+    def __call__(self, batch: Batch) -> Batch:
+        image = batch[self.key]
+        size, channels = image.shape[:2]
+        applied = (_uniform(size, 0, 1, image) < self.probability).float()
+        weight = (_uniform(size, 0, self.strength, image) * applied)[:, None, None]
+        straight = torch.linspace(0, 1, self.control_points, device=image.device)
+        values = (1 - weight) * straight + weight * _uniform(size, 0, 1, image, channels, self.control_points)
+        position = image.clamp(0, 1).flatten(2) * (self.control_points - 1)
+        left = position.floor().clamp(max=self.control_points - 2)
+        low, high = values.gather(2, left.long()), values.gather(2, left.long() + 1)
+        return batch | {self.key: torch.lerp(low, high, position - left).reshape(image.shape)}
+
+
+class RandomField:
+    """Random smooth gain and offset over the image, as of an exposure gradient, coil sensitivity or soft tissue.
+
+    Args:
+        key: the image.
+        gain: largest relative change of intensity.
+        offset: largest added intensity.
+        control_points: control values of the smooth fields along each axis.
+        probability: share of samples that are transformed.
+    """
+
+    def __init__(
+        self,
+        key: str = "image",
+        gain: float = 0.3,
+        offset: float = 0.2,
+        control_points: int = 4,
+        probability: float = 0.8,
+    ) -> None:
+        self.key, self.gain, self.offset = key, gain, offset
+        self.control_points, self.probability = control_points, probability
+
+    def __call__(self, batch: Batch) -> Batch:
+        image = batch[self.key]
+        size, channels = image.shape[:2]
+        dims = image.dim() - 2
+        applied = _per_sample((_uniform(size, 0, 1, image) < self.probability).float(), image)
+        control = _uniform(size, -1, 1, image, 2 * channels, *[self.control_points] * dims)
+        mode = "bilinear" if dims == 2 else "trilinear"
+        field = functional.interpolate(control, size=image.shape[2:], mode=mode, align_corners=True) * applied
+        gain, offset = field.chunk(2, dim=1)
+        return batch | {self.key: (image * (1 + self.gain * gain) + self.offset * offset).clamp(0, 1)}
+
+
+class RandomNoise:
+    """Random blurring followed by random Gaussian noise.
+
+    Args:
+        key: the image.
+        noise: largest standard deviation of the noise.
+        blur: largest weight of a 3-voxel box blur (applied twice).
+        probability: share of samples that are transformed.
+    """
+
+    def __init__(self, key: str = "image", noise: float = 0.1, blur: float = 1.0, probability: float = 0.8):
+        self.key, self.noise, self.blur, self.probability = key, noise, blur, probability
+
+    def __call__(self, batch: Batch) -> Batch:
+        image = batch[self.key]
+        size = image.shape[0]
+        applied = (_uniform(size, 0, 1, image) < self.probability).float()
+        pool = functional.avg_pool2d if image.dim() == 4 else functional.avg_pool3d
+        smooth = image
+        for _ in range(2):
+            smooth = pool(smooth, 3, stride=1, padding=1, count_include_pad=False)
+        blurred = torch.lerp(image, smooth, _per_sample(_uniform(size, 0, self.blur, image) * applied, image))
+        deviation = _per_sample(_uniform(size, 0, self.noise, image) * applied, image)
+        return batch | {self.key: (blurred + deviation * torch.randn_like(image)).clamp(0, 1)}
