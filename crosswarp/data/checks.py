@@ -1,0 +1,238 @@
+"""Checks of the files that a datalist names: all that is wrong is said at once, before training starts."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from monai.data.utils import is_no_channel
+from tqdm import tqdm
+
+from .datalist import Datalist, DatalistError, Modality
+from .readers import AnyFormatReader
+
+SPLITS = {"train_labelled": "train", "train_unlabelled": "train", "val": "val", "test": "test"}
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What reading a file has shown.
+
+    Attributes:
+        shape: size along the spatial axes in voxels.
+        channels: number of channels.
+        spacing: in mm along the spatial axes; None where the file does not state it.
+        affine: indices to mm (RAS), `[D + 1, D + 1]`.
+        finite: no NaN and no infinity.
+        constant: all voxels equal.
+        values: the values that occur where all are integers within ±1000 (labels), else None.
+    """
+
+    shape: tuple[int, ...]
+    channels: int
+    spacing: tuple[float, ...] | None
+    affine: np.ndarray
+    finite: bool
+    constant: bool
+    values: tuple[int, ...] | None
+
+
+Facts = Mapping[str, "FileFacts | str"]
+
+
+def check_datalist(datalist: Datalist) -> None:
+    """Check the files and splits of a datalist; labels of the target's `val` are left out.
+
+    Warns, once, when files do not state their pixel spacing.
+
+    Args:
+        datalist: what `load_datalist` returned.
+
+    Raises:
+        DatalistError: (a `ValueError`) naming every fault: files missing or unreadable; mixed dimensions;
+            wrong number of channels; NaN, infinity or constant images; labels that are not integers, not of a
+            declared class or not on the grid of their image; a subject in two splits; an image listed twice;
+            no labelled image for training or validation, no target image; a class in no training label.
+    """
+    facts = read_facts(files_to_check(datalist))
+    if faults := find_faults(datalist, facts):
+        raise DatalistError(datalist.path, faults)
+    warn_of_missing_spacing(facts)
+
+
+def files_to_check(datalist: Datalist) -> list[str]:
+    """Images, and the labels that are ever read."""
+    records = datalist.source.records() + datalist.target.records()
+    labelled = datalist.source.records() + datalist.target.records("test")
+    return [record["image"] for record in records] + [r["label"] for r in labelled if "label" in r]
+
+
+def read_facts(paths: Iterable[str]) -> dict[str, FileFacts | str]:
+    """Read files, several at a time and with a progress bar.
+
+    Args:
+        paths: files of any format that `AnyFormatReader` reads, or DICOM folders.
+
+    Returns:
+        by path: facts, or in words why there are none.
+    """
+    unique = sorted(set(paths))
+    with ThreadPoolExecutor() as pool:
+        results = pool.map(_read, unique)
+        facts = list(tqdm(results, total=len(unique), desc="checking files", unit="file", delay=2))
+    return dict(zip(unique, facts, strict=True))
+
+
+def find_faults(datalist: Datalist, facts: Facts) -> list[str]:
+    """All faults of a datalist, one line each.
+
+    Args:
+        datalist: what to check.
+        facts: of all `files_to_check`.
+    """
+    faults = [f"{path}: {reason}" for path, reason in facts.items() if isinstance(reason, str)]
+    for modality, labelled in (
+        (datalist.source, datalist.source.records()),
+        (datalist.target, datalist.target.records("test")),
+    ):
+        faults += _split_faults(modality)
+        for record in modality.records():
+            faults += _image_faults(record, modality.channels, datalist.spatial_dims, facts)
+        for record in labelled:
+            faults += _label_faults(record, datalist.num_classes, facts)
+    faults += _section_faults(datalist)
+    return faults + _class_faults(datalist, facts)
+
+
+def warn_of_missing_spacing(facts: Facts) -> None:
+    """One warning for all files that do not state their pixel spacing."""
+    silent = [path for path, fact in facts.items() if isinstance(fact, FileFacts) and fact.spacing is None]
+    if silent:
+        warnings.warn(
+            f"{len(silent)} of {len(facts)} files do not state their pixel spacing (the first: {silent[0]}): "
+            "1 mm stands in, so lengths there are in pixels. NIfTI, MHA and DICOM store spacing.",
+            stacklevel=3,
+        )
+
+
+def _read(path: str) -> FileFacts | str:
+    if not Path(path).exists():
+        return "missing; correct the path or bring the file"
+    reader = AnyFormatReader()
+    try:
+        array, meta = reader.get_data(reader.read(path))
+        finite = bool(np.isfinite(array).all())
+    except Exception as error:  # whatever the reader of some format raises for a broken file
+        reason = str(error).split("ITK ERROR:")[-1].strip().split("\n")[0][:160]
+        return f"unreadable as an image ({type(error).__name__}: {reason}); repair or convert it"
+    low, high = array.min(), array.max()
+    values = None
+    if finite and -1000 <= low and high <= 1000 and np.array_equal(array, np.rint(array)):
+        values = tuple(np.unique(array).astype(int).tolist())
+    return FileFacts(
+        shape=tuple(meta["spatial_shape"].tolist()),
+        channels=1 if is_no_channel(meta["original_channel_dim"]) else array.shape[-1],
+        spacing=tuple(meta["spacing"].tolist()) if meta["spacing_known"] else None,
+        affine=meta["affine"],
+        finite=finite,
+        constant=bool(low == high),
+        values=values,
+    )
+
+
+def _split_faults(modality: Modality) -> list[str]:
+    splits = defaultdict(set)
+    for section, split in SPLITS.items():
+        for record in modality.records(section):
+            splits[record["subject"]].add(split)
+    times = Counter(record["image"] for record in modality.records())
+    return [
+        f"{modality.name}: subject {subject!r} is in {' and '.join(sorted(found))}; keep it in one"
+        for subject, found in splits.items()
+        if len(found) > 1
+    ] + [
+        f"{image}: listed {count} times in {modality.name}; list it once"
+        for image, count in times.items()
+        if count > 1
+    ]
+
+
+def _image_faults(record: dict[str, str], channels: int, spatial_dims: int, facts: Facts) -> list[str]:
+    path, image = record["image"], facts[record["image"]]
+    faults = []
+    if "landmarks" in record and not Path(record["landmarks"]).exists():
+        faults.append(f"{record['landmarks']}: missing; correct the path or bring the file")
+    if isinstance(image, str):
+        return faults
+    if len(image.shape) != spatial_dims:
+        found = f"{len(image.shape)}D {image.shape}"
+        faults.append(f"{path}: is {found}, the datalist is {spatial_dims}D; keep to one")
+    if image.channels != channels:
+        faults.append(f"{path}: has {image.channels} channels, its modality {channels}; convert it")
+    if not image.finite:
+        faults.append(f"{path}: has NaN or infinite voxels; replace them")
+    elif image.constant:
+        faults.append(f"{path}: all voxels are equal; remove or replace this empty image")
+    return faults
+
+
+def _label_faults(record: dict[str, str], num_classes: int, facts: Facts) -> list[str]:
+    path = record.get("label", "")
+    label, image = facts.get(path, ""), facts[record["image"]]
+    if isinstance(label, str):
+        return []
+    faults = []
+    if label.channels != 1:
+        faults.append(f"{path}: has {label.channels} channels; store one, with the number of the class")
+    if label.values is None:
+        faults.append(f"{path}: has values that are no class numbers; store 0 to {num_classes - 1}")
+    elif unknown := sorted(set(label.values) - set(range(num_classes))):
+        declared = f"declared are 0 to {num_classes - 1}"
+        faults.append(f"{path}: has the values {unknown}, {declared}; declare them or relabel")
+    if isinstance(image, str):
+        return faults
+    where = f"its image {record['image']}"
+    if label.shape != image.shape:
+        faults.append(f"{path}: has shape {label.shape}, {where} {image.shape}; resample the label")
+    elif image.spacing and label.spacing and _distance_in_voxels(image, label) > 0.5:
+        faults.append(
+            f"{path}: by its header (spacing, direction, origin) lies elsewhere than {where}; "
+            "resample the label or copy the image's header"
+        )
+    return faults
+
+
+def _distance_in_voxels(image: FileFacts, label: FileFacts) -> float:
+    """Largest distance between the two places of a corner of the grid, in voxels of the image."""
+    corners = np.array(list(np.ndindex(*[2] * len(image.shape)))) * (np.array(image.shape) - 1)
+    offsets = np.c_[corners, np.ones(len(corners))] @ (image.affine - label.affine).T
+    return float(np.linalg.norm(offsets, axis=1).max() / min(image.spacing or (1,)))
+
+
+def _section_faults(datalist: Datalist) -> list[str]:
+    needed = (
+        ("source", datalist.source, "train_labelled", "a labelled image to train on"),
+        ("source", datalist.source, "val", "a labelled image to choose the network by"),
+        ("target", datalist.target, "train_unlabelled", "images to adapt to"),
+    )
+    return [
+        f"{key}.{section} ({modality.name}) is empty; give {purpose}"
+        for key, modality, section, purpose in needed
+        if not modality.records(section)
+    ]
+
+
+def _class_faults(datalist: Datalist, facts: Facts) -> list[str]:
+    labels = [facts[record["label"]] for record in datalist.source.records("train_labelled")]
+    seen = {value for label in labels if isinstance(label, FileFacts) for value in label.values or ()}
+    name = datalist.source.name
+    return [
+        f"class {value} ({label_name}) is in no training label of {name}; label it or do not declare it"
+        for value, label_name in enumerate(datalist.label_names)
+        if labels and value not in seen
+    ]
