@@ -35,7 +35,7 @@ class MultiStepRegistration(nn.Module):
         super().__init__()
         if len(networks) != len(downsampling) or not networks:
             raise ValueError(
-                f"Expected one downsampling factor per network and at least one network, "
+                "Expected one downsampling factor per network and at least one network, "
                 f"got {len(networks)} networks and factors {list(downsampling)}."
             )
         powers_of_two = all(factor > 0 and factor & (factor - 1) == 0 for factor in downsampling)

@@ -1,4 +1,4 @@
-"""Local correlation of images whose correlation is known; against icon-registration in ``test_icon_parity``."""
+"""Local correlation of images whose correlation is known; see ``test_icon_parity`` for icon-registration."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ def test_flat_images_cost_one_and_have_finite_gradients():
     loss = LNCCLoss()(image * 0, torch.rand(1, 1, 30, 30))
     loss.backward()
     assert loss.item() == 1 and image.grad.isfinite().all()
+
+
+def test_bright_flat_images_are_finite():
+    """Rounding makes their variances, differences of numbers around 1e6, negative."""
+    first, second = 1000 + torch.rand(2, 1, 1, 40, 40)
+    assert LNCCLoss()(first, second).isfinite()
 
 
 @pytest.mark.parametrize("spatial_shape", SHAPES)

@@ -128,6 +128,10 @@ def test_resizing_is_torchs_linear_interpolation_of_the_displacement(spatial_sha
     torch.testing.assert_close(resize_map(phi, target), expected + identity_map(target), atol=1e-5, rtol=0)
 
 
+def test_resizing_an_axis_of_length_one_keeps_the_identity():
+    assert torch.equal(resize_map(identity_map((1, 5)), (4, 5)), identity_map((4, 5)))
+
+
 @pytest.mark.parametrize("spatial_shape", [(6, 9), (4, 5, 6)])
 def test_field_algebra_is_the_same_under_autocast(spatial_shape):
     phi = smooth_map(spatial_shape, torch.Generator().manual_seed(0), batch=1)
