@@ -23,10 +23,10 @@ def write_blob_cohort(
     target: int = 4,
     seed: int = 0,
 ) -> Path:
-    """Write images of one blob per foreground class on a ring, as NIfTI files with spacing, and their datalist.
+    """Write images with one blob per foreground class on a ring, as NIfTI with spacing, and a datalist.
 
-    Classes differ in place and intensity; the target modality ("cold") has the contrast of the source ("warm") turned
-    round. Every image is of another subject. In 3D a `spatial_size` of two entries is completed by its last.
+    Classes differ in place and intensity; the target modality ("cold") has the contrast of the source ("warm")
+    turned round. Each image is of another subject. In 3D a `spatial_size` of two repeats its last.
 
     Args:
         folder: where to write.

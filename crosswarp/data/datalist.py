@@ -9,8 +9,8 @@
                 "train_unlabelled": [{"image": "images/b.nii.gz", "subject": "b"}], "val": [], "test": []},
      "target": {"name": "xray", "channels": 1, "train_unlabelled": [], "val": [], "test": []}}
 
-Paths are relative to the file. ``source`` is the modality with the few labels; labels of the target's ``val``
-and ``test`` records are optional and never read in training. What stands *in* the files is checked by
+Paths are relative to the file. `source` is the modality with the few labels; labels of the target's `val`
+and `test` records are optional and never read in training. What stands *in* the files is checked by
 :func:`~.checks.check_datalist`.
 """
 
@@ -45,7 +45,7 @@ class DatalistError(ValueError):
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality; a record is a dict of ``image``, ``subject`` and, if present, ``label``, ``landmarks``.
+    """One modality; a record is a dict of `image`, `subject` and, if present, `label`, `landmarks`.
 
     Attributes:
         name: name of the modality, used in file names and reports.
@@ -104,7 +104,7 @@ def load_datalist(path: str | Path) -> Datalist:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        DatalistError: (a ``ValueError``) when it is not JSON or breaks the schema, naming every fault.
+        DatalistError: (a `ValueError`) when it is not JSON or breaks the schema, naming every fault.
     """
     path = Path(path).absolute()
     if not path.is_file():
@@ -113,6 +113,19 @@ def load_datalist(path: str | Path) -> Datalist:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also of bad encoding
         raise DatalistError(path, [f"not a JSON file ({error}); correct it or prepare it anew"]) from error
+    return parse_datalist(content, path)
+
+
+def parse_datalist(content: Any, path: Path) -> Datalist:
+    """Check the content of a datalist against the schema and make its paths absolute.
+
+    Args:
+        content: what the JSON file holds.
+        path: absolute path of the file.
+
+    Raises:
+        DatalistError: (a `ValueError`) naming every fault.
+    """
     if faults := schema_faults(content):
         raise DatalistError(path, faults)
     modalities = {
@@ -230,23 +243,25 @@ def _modality_faults(key: str, modality: Any) -> list[str]:
             faults.append(f"{key}.{section}: expected a list of records, got {type(records).__name__}")
             continue
         for index, record in enumerate(records):
-            faults += [f"{key}.{section}[{index}]{fault}" for fault in _record_faults(key, section, record)]
+            image = f" ({record['image']})" if isinstance(record, dict) and "image" in record else ""
+            where = f"{key}.{section}[{index}]{image}"
+            faults += [f"{where}: {fault}" for fault in _record_faults(key, section, record)]
     return faults
 
 
 def _record_faults(key: str, section: str, record: Any) -> list[str]:
     if not isinstance(record, dict):
-        return [f": expected an object with image and subject, got {record!r}"]
+        return [f"expected an object with image and subject, got {record!r}"]
     labelled = section == "train_labelled" or (key == "source" and section != "train_unlabelled")
     required = ("image", "subject", "label") if labelled else ("image", "subject")
-    faults = [f": {name} is missing; add it" for name in required if name not in record]
+    faults = [f"{name} is missing; add it" for name in required if name not in record]
     if section == "train_unlabelled" and "label" in record:
-        faults.append(": has a label; move it to train_labelled or leave the label out")
+        faults.append("has a label; move it to train_labelled or leave the label out")
     if section == "train_labelled" and key == "target":
-        faults.append(": the target has no labels in training; move it to train_unlabelled without its label")
+        faults.append("the target has no labels in training; move it to train_unlabelled without its label")
     for name, value in record.items():
         if name not in RECORD_KEYS:
-            faults.append(f".{name}: unknown; expected one of {', '.join(RECORD_KEYS)}")
+            faults.append(f"{name} is unknown; expected one of {', '.join(RECORD_KEYS)}")
         elif not _is_name(value):
-            faults.append(f".{name}: expected a non-empty string, got {value!r}")
+            faults.append(f"{name}: expected a non-empty string, got {value!r}")
     return faults
