@@ -20,20 +20,23 @@ from .batches import stack_samples
 
 
 class AugmentedSamples(Mapping[str, Tensor]):
-    """Every labelled image warped onto other images of its modality by a registration network, with its label.
+    """Every labelled image, and its label, warped onto other images of its modality by a network.
 
-    A mapping of memory-mapped tensors, ready for `RandomBatches`: `image` `[N, C, *spatial]` float16 and `label`
-    `[N, 1, *spatial]` uint8. The labelled originals come first. Memory does not grow with the number of pairs. The
-    samples are written when the folder does not hold them yet, in one direction and without any loss but the score.
+    A mapping of memory-mapped tensors, ready for ``RandomBatches``: ``image`` ``[N, C, *spatial]`` float16
+    and ``label`` ``[N, 1, *spatial]`` uint8. The labelled originals come first. Memory does not grow with the
+    number of pairs. The samples are written when the folder does not hold them yet, in one direction and
+    without any loss but the score.
 
-    A pair that registered badly deforms anatomy implausibly and is given weight 0: the share `1 - keep` with the
-    worst local cross-correlation between warped and fixed image, and those with more than 1 % of folds.
+    A pair that registered badly deforms anatomy implausibly and is given weight 0: the share ``1 - keep``
+    with the worst local cross-correlation between warped and fixed image, and those with more than 1 % of
+    folds.
 
     Args:
-        folder: where `image.npy`, `label.npy` and `index.json` are or will be written.
-        network: maps moving and fixed images on channels `[B, 2C, *spatial]` to the map `[B, D, *spatial]`.
-        labelled: samples with `image` in [0, 1] and integer `label`, moving.
-        others: samples with `image`, fixed; when empty, the labelled images are registered onto each other.
+        folder: where ``image.npy``, ``label.npy`` and ``index.json`` are or will be written.
+        network: maps moving and fixed images on channels ``[B, 2C, *spatial]`` to the map ``[B, D,
+            *spatial]``.
+        labelled: samples with ``image`` in [0, 1] and integer ``label``, moving.
+        others: samples with ``image``, fixed; when empty, the labelled images are registered onto each other.
         num_classes: classes of the labels, background included.
         keep: share of the pairs to keep.
         max_pairs: most pairs to compute, a random choice of all.
@@ -42,7 +45,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
         seed: of the choice of pairs.
 
     Attributes:
-        weights: `[N]` sampling weights.
+        weights: ``[N]`` sampling weights.
         index: per pair the numbers of moving and fixed image, similarity, folds and whether it was kept.
     """
 
@@ -76,7 +79,9 @@ class AugmentedSamples(Mapping[str, Tensor]):
         self = cls.__new__(cls)
         self.folder = Path(folder)
         if not (self.folder / "index.json").is_file():
-            raise FileNotFoundError(f"Expected augmented samples in {folder}: run the stage source_segmentation first.")
+            raise FileNotFoundError(
+                f"Expected augmented samples in {folder}: run the stage source_segmentation first."
+            )
         self._open(original_share)
         return self
 
@@ -84,7 +89,9 @@ class AugmentedSamples(Mapping[str, Tensor]):
         content = json.loads((self.folder / "index.json").read_text())
         self.index: list[dict[str, float]] = content["pairs"]
         # copy-on-write: torch wants memory that it may write to, the files stay as they are
-        self._tensors = {k: torch.from_numpy(np.load(self.folder / f"{k}.npy", mmap_mode="c")) for k in ("image", "label")}
+        self._tensors = {
+            k: torch.from_numpy(np.load(self.folder / f"{k}.npy", mmap_mode="c")) for k in ("image", "label")
+        }
         kept = torch.tensor([float(pair["kept"]) for pair in self.index])
         share = original_share if kept.sum() > 0 else 1.0
         originals = torch.full((content["originals"],), share / content["originals"])

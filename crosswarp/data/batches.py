@@ -1,9 +1,9 @@
-"""Random batches of a data set that fits in memory (or in a memory map), drawn and augmented as whole tensors.
+"""Random batches of a data set that fits in memory or a memory map, drawn and augmented as whole tensors.
 
-A batch is a dictionary of plain tensors `[B, C, *spatial]`. Samples are stacked once; after that a batch costs one
-index and one copy to the device, so that small networks are not kept waiting by per-sample Python. Random numbers
-come from torch's global generator and are first drawn when iteration starts: seeding at the start of an epoch
-(`engines.SeedEpochs`) therefore fixes all that the epoch sees.
+A batch is a dictionary of plain tensors ``[B, C, *spatial]``. Samples are stacked once; after that a batch
+costs one index and one copy to the device, so that small networks are not kept waiting by per-sample Python.
+Random numbers come from torch's global generator and are first drawn when iteration starts: seeding at the
+start of an epoch (``engines.SeedEpochs``) therefore fixes all that the epoch sees.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
     """Stack the samples of a data set.
 
     Args:
-        dataset: indexable; each item a dictionary with tensors `[C, *spatial]` of one shape under `keys`.
+        dataset: indexable; each item a dictionary with tensors ``[C, *spatial]`` of one shape under ``keys``.
         keys: what to keep.
 
     Returns:
-        one tensor `[N, C, *spatial]` for each key, without metadata.
+        one tensor ``[N, C, *spatial]`` for each key, without metadata.
 
     Raises:
         ValueError: when the data set is empty, a key is missing, or shapes differ.
     """
     if len(dataset) == 0:
-        raise ValueError("Expected at least one sample, got an empty data set: check the datalist's sections.")
+        raise ValueError(
+            "Expected at least one sample, got an empty data set: check the datalist's sections."
+        )
     samples = [dataset[i] for i in range(len(dataset))]
     stacked = {}
     for key in keys:
         missing = [i for i, sample in enumerate(samples) if key not in sample]
         if missing:
-            raise ValueError(f"Expected '{key}' in every sample, but the samples {missing[:5]} do not have it.")
+            raise ValueError(
+                f"Expected '{key}' in every sample, but the samples {missing[:5]} do not have it."
+            )
         values = [torch.as_tensor(sample[key]) for sample in samples]
         shapes = sorted({tuple(value.shape) for value in values})
         if len(shapes) > 1:
@@ -47,18 +51,18 @@ def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
 
 
 class RandomBatches:
-    """Endless random sampling, cut into epochs of `num_batches` batches.
+    """Endless random sampling, cut into epochs of ``num_batches`` batches.
 
-    Samples are drawn without replacement until all were seen, then anew; with `weights`, with replacement.
+    Samples are drawn without replacement until all were seen, then anew; with ``weights``, with replacement.
 
     Args:
-        dataset: tensors `[N, C, *spatial]` by key, or a sequence of samples, which is stacked.
+        dataset: tensors ``[N, C, *spatial]`` by key, or a sequence of samples, which is stacked.
         keys: the keys to draw.
         batch_size: samples in a batch.
         num_batches: batches in an epoch.
         device: where batches go.
         augmentation: called with each batch (a dictionary), on the device; returns a batch.
-        weights: `[N]` relative sampling probabilities.
+        weights: ``[N]`` relative sampling probabilities.
     """
 
     def __init__(
@@ -84,7 +88,7 @@ class RandomBatches:
         return self.num_batches
 
     def draw_indices(self) -> Tensor:
-        """Sample numbers of one epoch, `[num_batches * batch_size]`."""
+        """Sample numbers of one epoch, ``[num_batches * batch_size]``."""
         count = self.num_batches * self.batch_size
         if self.weights is not None:
             return torch.multinomial(self.weights.float(), count, replacement=True)
@@ -92,7 +96,7 @@ class RandomBatches:
         return torch.cat([torch.randperm(self.num_samples) for _ in range(rounds)])[:count]
 
     def gather(self, indices: Tensor) -> Batch:
-        """The samples of the given numbers `[B]`, on the device, images in float32, augmented."""
+        """The samples of the given numbers ``[B]``, on the device, images in float32, augmented."""
         batch = {key: self.tensors[key][indices].to(self.device, non_blocking=True) for key in self.keys}
         batch = {key: value.float() if value.is_floating_point() else value for key, value in batch.items()}
         return batch if self.augmentation is None else self.augmentation(batch)
@@ -103,7 +107,7 @@ class RandomBatches:
 
 
 class RandomPairBatches(RandomBatches):
-    """Random pairs of samples for registration: every key comes twice, as `moving_<key>` and `fixed_<key>`.
+    """Random pairs for registration: every key comes twice, as ``moving_<key>`` and ``fixed_<key>``.
 
     The two samples of a pair differ (unless there is only one); each is augmented by itself.
     """
@@ -115,7 +119,7 @@ class RandomPairBatches(RandomBatches):
             yield self.pair_batch(pair)
 
     def pair_batch(self, pair: Tensor) -> Batch:
-        """The batch of the pairs `[2, B]` (numbers of the moving and of the fixed samples)."""
+        """The batch of the pairs ``[2, B]`` (numbers of the moving and of the fixed samples)."""
         batch = {}
         for key, value in self.gather(pair.flatten()).items():
             batch[f"moving_{key}"], batch[f"fixed_{key}"] = value.chunk(2)
@@ -123,11 +127,11 @@ class RandomPairBatches(RandomBatches):
 
 
 class FixedPairBatches(RandomPairBatches):
-    """The same pairs at every pass, for validation: all ordered pairs, or `max_pairs` spread evenly over them.
+    """The same pairs at every pass, for validation: all, or ``max_pairs`` spread evenly over all.
 
     Args:
-        dataset: as in `RandomBatches`.
-        keys: as in `RandomBatches`.
+        dataset: as in ``RandomBatches``.
+        keys: as in ``RandomBatches``.
         batch_size: pairs in a batch.
         max_pairs: most pairs to use.
         device: where batches go.

@@ -19,13 +19,13 @@ def label_pool(
     """Pool manual labels with the labels that networks predict.
 
     Args:
-        manual: samples with integer `label` `[1, *spatial]`.
-        predicted: for each modality `{"network": ..., "images": ...}`: a segmentation network from images to logits,
-            and samples with `image` `[C, *spatial]`. An empty set of images adds nothing.
+        manual: samples with integer ``label`` ``[1, *spatial]``.
+        predicted: for each modality ``{"network": ..., "images": ...}``: a segmentation network from images
+            to logits, and samples with ``image`` ``[C, *spatial]``. An empty set of images adds nothing.
         batch_size: images that a network sees at a time.
 
     Returns:
-        `{"label": [N, 1, *spatial]}`, uint8, for `RandomPairBatches`.
+        ``{"label": [N, 1, *spatial]}``, uint8, for ``RandomPairBatches``.
     """
     labels = [stack_samples(manual, ("label",))["label"].to(torch.uint8)] if len(manual) else []
     for entry in predicted:

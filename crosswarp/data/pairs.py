@@ -9,14 +9,15 @@ Paths = str | Sequence[str] | None
 
 
 def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
-    """Line files up as pairs: the first moving with the first fixed, and so on; a single file serves all pairs.
+    """Line files up as pairs, the first moving with the first fixed and so on; one file serves all pairs.
 
     Args:
         folder: what relative paths are relative to.
-        files: `moving`, `fixed` and whatever belongs to them (`moving_label`), each a path, a list or None.
+        files: ``moving``, ``fixed`` and whatever belongs to them (``moving_label``), each a path, a list or
+            None.
 
     Returns:
-        one record `{"moving": path, "fixed": path, ...}` for each pair.
+        one record ``{"moving": path, "fixed": path, ...}`` for each pair.
 
     Raises:
         ValueError: when moving or fixed are not given, or their numbers do not fit.
@@ -25,7 +26,9 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
     lists = {key: [value] if isinstance(value, str) else list(value) for key, value in files.items() if value}
     absent = [key for key in ("moving", "fixed") if key not in lists]
     if absent:
-        raise ValueError(f"Expected a path or a list of paths for {' and '.join(absent)}: give --moving A --fixed B.")
+        raise ValueError(
+            f"Expected a path or a list of paths for {' and '.join(absent)}: give --moving A --fixed B."
+        )
     count = max(map(len, lists.values()))
     wrong = {key: len(value) for key, value in lists.items() if len(value) not in (1, count)}
     if wrong:

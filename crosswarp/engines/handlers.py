@@ -17,7 +17,7 @@ from torch import nn
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
-    """`torch.save` into a temporary file that then takes the place of `path`: a reader never sees half a file."""
+    """``torch.save``, but a reader of ``path`` never sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
@@ -28,7 +28,8 @@ def save_atomically(content: Any, path: str | Path) -> None:
 class SeedEpochs:
     """Seed Python, numpy and torch at the start of each epoch from (seed, epoch).
 
-    What an epoch draws then depends on nothing that came before, so that a resumed run needs no generator states.
+    What an epoch draws then depends on nothing that came before, so that a resumed run needs no generator
+    states.
 
     Args:
         seed: the run's seed.
@@ -42,6 +43,7 @@ class SeedEpochs:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
+        """Seed for the epoch that the engine is about to run."""
         seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
@@ -51,16 +53,17 @@ class SeedEpochs:
 class Checkpoints:
     """Keep a run's state, its best network and its history; resume from them.
 
-    In `folder`: `last.pt`, all that is needed to go on; `best.pt`, the weights of `network` at the best value of the
-    evaluator's key metric (without an evaluator: the latest); `history.json`, the metrics of trainer and evaluator by
-    epoch. Place it after the `ValidationHandler` in the trainer's handlers.
+    In ``folder``: ``last.pt``, all that is needed to go on; ``best.pt``, the weights of ``network`` at the
+    best value of the evaluator's key metric (without an evaluator: the latest); ``history.json``, the metrics
+    of trainer and evaluator by epoch. Place it after the ``ValidationHandler`` in the trainer's handlers.
 
     Args:
-        folder: where the files are. A `last.pt` found there when training starts is resumed from.
+        folder: where the files are. A ``last.pt`` found there when training starts is resumed from.
         network: the network whose best weights are wanted.
-        objects: whatever has `state_dict` and `load_state_dict` and is needed to go on: networks, optimisers, ....
+        objects: whatever has ``state_dict`` and ``load_state_dict`` and is needed to go on: networks,
+            optimisers, ....
         evaluator: the engine whose key metric is the criterion.
-        interval: epochs between two writings of `last.pt`.
+        interval: epochs between two writings of ``last.pt``.
     """
 
     def __init__(
@@ -84,7 +87,7 @@ class Checkpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def resume(self, engine: Engine) -> None:
-        """Go on from `last.pt`, if there is one."""
+        """Go on from ``last.pt``, if there is one."""
         path = self.folder / "last.pt"
         if not path.is_file():
             return
@@ -119,9 +122,14 @@ class Checkpoints:
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The checkpoint that was chosen: `weights` (its path), `criterion`, `value` and `epoch`."""
+        """The checkpoint that was chosen: ``weights`` (its path), ``criterion``, ``value`` and ``epoch``."""
         if self.evaluator is None:
-            return {"weights": self.folder / "best.pt", "criterion": "last epoch", "value": 0.0, "epoch": len(self.history)}
+            return {
+                "weights": self.folder / "best.pt",
+                "criterion": "last epoch",
+                "value": 0.0,
+                "epoch": len(self.history),
+            }
         state = self.evaluator.state
         return {
             "weights": self.folder / "best.pt",

@@ -21,7 +21,14 @@ WEIGHTS = Path("models") / "model.pt"
 INFERENCE = Path("configs") / "inference.json"
 
 # ids that come from the datalist in training and are plain values in a trained bundle
-DATA_IDS = ("spatial_dims", "spatial_size", "num_classes", "label_names", "source_channels", "target_channels")
+DATA_IDS = (
+    "spatial_dims",
+    "spatial_size",
+    "num_classes",
+    "label_names",
+    "source_channels",
+    "target_channels",
+)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -39,10 +46,10 @@ def file_digest(path: str | Path) -> str:
 
 
 def write_inference_config(template: Path, values: Mapping[str, Any], folder: Path) -> None:
-    """Write a bundle's `inference.json` with the values of a run, so that it stands alone.
+    """Write a bundle's ``inference.json`` with the values of a run, so that it stands alone.
 
     Args:
-        template: the `inference.json` of the bundle in the library.
+        template: the ``inference.json`` of the bundle in the library.
         values: ids to replace; those that the template lacks are ignored.
         folder: the bundle to write to.
     """
@@ -52,7 +59,7 @@ def write_inference_config(template: Path, values: Mapping[str, Any], folder: Pa
 
 
 def run_values(parser: ConfigParser) -> dict[str, Any]:
-    """What a trained bundle's `inference.json` takes from the training config: the network and `DATA_IDS`."""
+    """What a trained bundle's ``inference.json`` takes from the training config."""
     return {"network_def": deepcopy(parser["network_def"])} | {
         key: parser.get_parsed_content(key) for key in DATA_IDS if key in parser
     }
@@ -67,7 +74,7 @@ def copy_bundle_files(bundle_root: Path, folder: Path) -> None:
 
 
 def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen: bool = True) -> nn.Module:
-    """The network of a trained bundle: `network_def` of its inference config with the weights `models/model.pt`.
+    """The network of a trained bundle, as its inference config defines it, with its weights.
 
     Args:
         bundle: the bundle's folder.
@@ -81,13 +88,17 @@ def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen:
     bundle = Path(bundle)
     for path in (bundle / INFERENCE, bundle / WEIGHTS):
         if not path.is_file():
-            raise FileNotFoundError(f"Expected a trained bundle in {bundle}, but {path} is missing: train that stage first.")
+            raise FileNotFoundError(
+                f"Expected a trained bundle in {bundle}, but {path} is missing: train that stage first."
+            )
     network = read_config(bundle / INFERENCE).get_parsed_content("network_def")
     weights = torch.load(bundle / WEIGHTS, map_location="cpu", weights_only=True)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"The weights {bundle / WEIGHTS} do not fit the network of {bundle / INFERENCE}: {error}") from error
+        raise ValueError(
+            f"The weights {bundle / WEIGHTS} do not fit the network of {bundle / INFERENCE}: {error}"
+        ) from error
     network = network.to(device)
     return network.eval().requires_grad_(False) if frozen else network
 
@@ -95,9 +106,14 @@ def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen:
 def start_from(network: nn.Module, trained: nn.Module) -> nn.Module:
     """Give a network the weights of a trained one of the same architecture; returns the network.
 
-    Tensors of another shape keep their own start: the first layer, where the modalities have different channels.
+    Tensors of another shape keep their own start: the first layer, where the modalities have different
+    channels.
     """
     own = network.state_dict()
-    weights = {key: value for key, value in trained.state_dict().items() if key in own and own[key].shape == value.shape}
+    weights = {
+        key: value
+        for key, value in trained.state_dict().items()
+        if key in own and own[key].shape == value.shape
+    }
     network.load_state_dict(weights, strict=False)
     return network

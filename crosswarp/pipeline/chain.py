@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,21 @@ from monai.bundle import ConfigWorkflow
 
 from ..data import Datalist
 from ..engines import save_atomically
-from .bundle import DATA_IDS, INFERENCE, WEIGHTS, copy_bundle_files, file_digest, write_inference_config, write_json
+from .bundle import (
+    DATA_IDS,
+    INFERENCE,
+    WEIGHTS,
+    copy_bundle_files,
+    file_digest,
+    write_inference_config,
+    write_json,
+)
 from .config import check_ids, check_overrides, exits_with_message, flatten, read_config, running_parser
 from .stage import claim_run, package_versions
 
 logger = logging.getLogger(__name__)
 
-# the parts of the meta bundle's network: the stage that trains each, and its module in `SegmentAndRegister`
+# the parts of the meta bundle's network: the stage that trains each, and its module in ``SegmentAndRegister``
 PARTS = {
     "source_segmentation": "source_segmentation",
     "target_segmentation": "domain_adaptation",
@@ -43,7 +51,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 class Chain:
-    """Trains the stages one after the other in one process; each is a bundle's `train.json`.
+    """Trains the stages one after the other in one process; each is a bundle's ``train.json``.
 
     Args:
         stages: the overrides of each stage, by its name, in order of training.
@@ -52,7 +60,7 @@ class Chain:
         bundle_root: the meta bundle.
         run_dir: the run's folder; becomes a trained meta bundle.
         datalist: the data.
-        preset: name of the overlay `configs/presets/<preset>.json` of each bundle; None for the defaults.
+        preset: name of the overlay ``configs/presets/<preset>.json`` of each bundle; None for the defaults.
     """
 
     def __init__(
@@ -91,8 +99,8 @@ class Chain:
         """Check every parameter and all the data before anything is trained.
 
         Raises:
-            SystemExit: for unknown parameters of the chain or of a stage, faults of the data (all of them), or a run
-                folder that holds a run of other data.
+            SystemExit: for unknown parameters of the chain or of a stage, faults of the data (all of them),
+                or a run folder that holds a run of other data.
         """
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
         for name, overrides in self.stages.items():
@@ -123,7 +131,7 @@ class Chain:
             explanation = {
                 "new": "trains",
                 "done": "done, its inputs are unchanged",
-                "stale": f"trains again, its inputs have changed (the old one is kept in {self.run_dir / 'previous'})",
+                "stale": f"trains again, its inputs have changed (the old one is in {self.run_dir}/previous)",
                 "interrupted": "goes on where it was interrupted",
             }[state]
             logger.info(f"[{number}/{len(self.stages)}] {name}: {explanation}.")
@@ -135,7 +143,7 @@ class Chain:
         self.publish()
 
     def publish(self) -> None:
-        """Make the run folder a trained meta bundle: one network that segments and registers, and provenance."""
+        """Make the run folder a trained meta bundle: one network that segments and registers."""
         template = self.bundle_root / INFERENCE
         parts = {name: read_config(self.run_dir / name / INFERENCE) for name in PARTS.values()}
         values = {key: parser[key] for parser in parts.values() for key in DATA_IDS if key in parser}
@@ -147,7 +155,9 @@ class Chain:
             weights = torch.load(self.run_dir / name / WEIGHTS, map_location="cpu", weights_only=True)
             network.get_submodule(MODULES[part]).load_state_dict(weights)
         save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
-        manifests = {name: json.loads((self.run_dir / name / "manifest.json").read_text()) for name in self.stages}
+        manifests = {
+            name: json.loads((self.run_dir / name / "manifest.json").read_text()) for name in self.stages
+        }
         provenance = json.loads((self.run_dir / "run.json").read_text()) | {
             "versions": package_versions(),
             "git_commit": git_commit(self.bundle_root),

@@ -26,8 +26,8 @@ class UnknownIdError(ValueError):
 def running_parser() -> ConfigParser:
     """The parser of the config whose expression is being evaluated.
 
-    MONAI gives expressions no access to the config that they stand in, but a stage has to record it and to refuse
-    misspelt overrides, which MONAI adds silently; so it is taken from the calling frames.
+    MONAI gives expressions no access to the config that they stand in, but a stage has to record it and to
+    refuse misspelt overrides, which MONAI adds silently; so it is taken from the calling frames.
 
     Raises:
         RuntimeError: when not called from a config's expression.
@@ -51,8 +51,9 @@ def read_config(*files: str | Path) -> ConfigParser:
 def exits_with_message(function: Callable[P, T]) -> Callable[P, T]:
     """End the program with the message of an input error alone.
 
-    For what configs call on the user's behalf: MONAI wraps an exception raised in an expression into others, one for
-    each level of the config, and the reason drowns. `SystemExit` passes through; its cause is the error itself.
+    For what configs call on the user's behalf: MONAI wraps an exception raised in an expression into others,
+    one for each level of the config, and the reason drowns. ``SystemExit`` passes through; its cause is the
+    error itself.
     """
 
     @wraps(function)
@@ -69,7 +70,7 @@ def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
     """Refuse ids that a config does not define.
 
     Args:
-        ids: as in overrides, `a#b#c`.
+        ids: as in overrides, ``a#b#c``.
         parser: the config.
         where: names the config in the message.
 
@@ -92,7 +93,7 @@ def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
 def check_overrides(parser: ConfigParser, config_file: str | Path) -> None:
     """Refuse top-level ids that stand neither in a bundle's config file nor in any reference.
 
-    A misspelt `--max_epoch 5` is such an id; an id that an overlay brings along and uses is not.
+    A misspelt ``--max_epoch 5`` is such an id; an id that an overlay brings along and uses is not.
 
     Args:
         parser: the running config.
@@ -108,7 +109,7 @@ def check_overrides(parser: ConfigParser, config_file: str | Path) -> None:
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested overrides as `{"a#b#c": value}`; `.` may stand for `#`; a component (with `_target_`) stays whole."""
+    """Nested overrides as ``{"a#b#c": value}``; ``.`` may stand for ``#``, and a component stays whole."""
     flat: dict[str, Any] = {}
     for key, value in section.items():
         identifier = f"{prefix}{key.replace('.', '#').replace('::', '#')}"

@@ -57,9 +57,9 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
         claimed = json.loads(path.read_text(encoding="utf-8"))
         if claimed["datalist_digest"] != digest:
             raise ValueError(
-                f"Expected a run of {datalist.path} in {run_dir}, but the folder holds a run of {claimed['datalist']} "
-                f"(digest {claimed['datalist_digest'][:12]}, now {digest[:12]}): that is another datalist or its files "
-                "have changed. Choose another run_dir; nothing was overwritten."
+                f"Expected a run of {datalist.path} in {run_dir}, but the folder holds a run of "
+                f"{claimed['datalist']} (digest {claimed['datalist_digest'][:12]}, now {digest[:12]}): that is "
+                "another datalist or its files have changed. Choose another run_dir; nothing was overwritten."
             )
         return digest
     check_datalist(datalist)
@@ -68,11 +68,12 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
 
 
 class Stage:
-    """A stage's folder `run_dir/name`: a bundle in the making, with a manifest that says how far it is.
+    """A stage's folder ``run_dir/name``: a bundle in the making, with a manifest that says how far it is.
 
-    The fingerprint is a digest of all that decides the result: the stage's config with its overrides, the data, the
-    weights of the stages before it and the library's version. A manifest with this fingerprint means done or
-    interrupted (to be resumed); with another, stale: what it holds is moved to `run_dir/previous/`, never deleted.
+    The fingerprint is a digest of all that decides the result: the stage's config with its overrides, the
+    data, the weights of the stages before it and the library's version. A manifest with this fingerprint
+    means done or interrupted (to be resumed); with another, stale: what it holds is moved to
+    ``run_dir/previous/``, never deleted.
 
     Args:
         name: the stage, also the name of its folder.
@@ -82,7 +83,9 @@ class Stage:
         inputs: earlier stages whose weights this one uses.
     """
 
-    def __init__(self, name: str, bundle_root: str, run_dir: str, datalist: Datalist, inputs: list[str] | None = None):
+    def __init__(
+        self, name: str, bundle_root: str, run_dir: str, datalist: Datalist, inputs: list[str] | None = None
+    ):
         self.name = name
         self.bundle_root = Path(bundle_root)
         self.run_dir = Path(run_dir)
@@ -106,8 +109,8 @@ class Stage:
         missing = [name for name in self.inputs if not (self.run_dir / name / WEIGHTS).is_file()]
         if missing:
             raise FileNotFoundError(
-                f"Stage {self.name} needs the trained stages {missing} in {self.run_dir}: run them first, or the whole "
-                "chain with configs/train.json."
+                f"Stage {self.name} needs the trained stages {missing} in {self.run_dir}: run them first, or "
+                "the whole chain with configs/train.json."
             )
         return {name: file_digest(self.run_dir / name / WEIGHTS) for name in self.inputs}
 
@@ -118,7 +121,7 @@ class Stage:
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def state(self, fingerprint: str) -> str:
-        """`"done"`, `"interrupted"`, `"stale"` or `"new"`."""
+        """``"done"``, ``"interrupted"``, ``"stale"`` or ``"new"``."""
         manifest = self.manifest
         if manifest is None:
             return "new"
@@ -132,8 +135,8 @@ class Stage:
         """Check the config and the data, put a stale stage aside, and record what is about to run.
 
         Raises:
-            SystemExit: for a misspelt parameter, faults of the data (all of them), stages that are missing, or a run
-                folder that holds a run of other data.
+            SystemExit: for a misspelt parameter, faults of the data (all of them), stages that are missing,
+                or a run folder that holds a run of other data.
         """
         parser = running_parser()
         check_overrides(parser, self.bundle_root / "configs" / "train.json")
@@ -149,7 +152,7 @@ class Stage:
         self._started = time.monotonic()
 
     def finish(self, checkpoints: Checkpoints) -> None:
-        """Publish the chosen weights as `models/model.pt` and mark the stage as done.
+        """Publish the chosen weights as ``models/model.pt`` and mark the stage as done.
 
         Args:
             checkpoints: knows the weights that were chosen, by what, and its value.

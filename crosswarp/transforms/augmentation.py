@@ -1,9 +1,9 @@
 """Random augmentation of whole batches on their device.
 
-Each transform is called with a batch (a dictionary of tensors `[B, C, *spatial]`) and returns a new one; every sample
-gets its own random parameters from torch's global generator. MONAI's random transforms work sample by sample; with
-the small images and networks of this project their Python would cost more than the training step. Compose them with
-`monai.transforms.Compose`.
+Each transform is called with a batch (a dictionary of tensors ``[B, C, *spatial]``) and returns a new one;
+every sample gets its own random parameters from torch's global generator. MONAI's random transforms work
+sample by sample; with the small images and networks of this project their Python would cost more than the
+training step. Compose them with ``monai.transforms.Compose``.
 
 Intensities are expected, and kept, in [0, 1].
 """
@@ -27,7 +27,7 @@ def _uniform(batch_size: int, low: float, high: float, like: Tensor, *shape: int
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Reshape `[B]` or `[B, C]` to broadcast over `like` `[B, C, *spatial]`."""
+    """Reshape ``[B]`` or ``[B, C]`` to broadcast over ``like`` ``[B, C, *spatial]``."""
     return values.reshape(*values.shape, *[1] * (like.dim() - values.dim()))
 
 
@@ -36,7 +36,7 @@ class RandomSpatial:
 
     Args:
         keys: what to transform.
-        modes: `"linear"` or `"nearest"` for each key.
+        modes: ``"linear"`` or ``"nearest"`` for each key.
         rotation: largest angle in degrees (in every coordinate plane).
         scaling: largest relative change of size.
         shift: largest shift as a fraction of the extent.
@@ -59,14 +59,16 @@ class RandomSpatial:
         probability: float = 1.0,
     ) -> None:
         if len(keys) != len(modes):
-            raise ValueError(f"Expected one mode for each key, got keys {tuple(keys)} and modes {tuple(modes)}.")
+            raise ValueError(
+                f"Expected one mode for each key, got keys {tuple(keys)} and modes {tuple(modes)}."
+            )
         self.keys, self.modes = tuple(keys), tuple(modes)
         self.rotation, self.scaling, self.shift = math.radians(rotation), scaling, shift
         self.deformation, self.control_points = deformation, control_points
         self.probability = probability
 
     def draw_map(self, like: Tensor) -> Tensor:
-        """A random map φ `[B, D, *spatial]` for samples shaped as `like`."""
+        """A random map φ ``[B, D, *spatial]`` for samples shaped as ``like``."""
         batch_size, spatial_shape = like.shape[0], like.shape[2:]
         dims = len(spatial_shape)
         identity = identity_map(spatial_shape, like.device)
@@ -80,7 +82,9 @@ class RandomSpatial:
                 plane[:, a, a] = plane[:, b, b] = angle.cos()
                 plane[:, a, b], plane[:, b, a] = -angle.sin(), angle.sin()
                 matrix = matrix @ plane
-        matrix = matrix * (1 + _uniform(batch_size, -self.scaling, self.scaling, like, 1, 1) * applied[:, None, None])
+        matrix = matrix * (
+            1 + _uniform(batch_size, -self.scaling, self.scaling, like, 1, 1) * applied[:, None, None]
+        )
         matrix = matrix * extent / extent[:, None]  # rotate in voxels, not in the unit square
         centred = (identity - 0.5).flatten(2)
         shift = _uniform(batch_size, -self.shift, self.shift, like, dims, 1) * applied[:, None, None]
@@ -93,16 +97,20 @@ class RandomSpatial:
         return phi
 
     def __call__(self, batch: Batch) -> Batch:
+        """Transform a batch."""
         phi = self.draw_map(batch[self.keys[0]])
-        return batch | {key: sample(batch[key], phi, mode) for key, mode in zip(self.keys, self.modes, strict=True)}
+        return batch | {
+            key: sample(batch[key], phi, mode) for key, mode in zip(self.keys, self.modes, strict=True)
+        }
 
 
 class RandomCurve:
     """Random intensity curves: intensities pass through a random piecewise linear function.
 
-    The curve is a blend of the identity and of random control values; `strength` 0 leaves the image as it is,
-    1 is any function of intensity, inversions included. It teaches a network to look at shape instead of at absolute
-    intensities (Zhou et al., Models Genesis, 2019; Ouyang et al., Causality-inspired augmentation, 2022).
+    The curve is a blend of the identity and of random control values; ``strength`` 0 leaves the image as it
+    is, 1 is any function of intensity, inversions included. It teaches a network to look at shape instead of
+    at absolute intensities (Zhou et al., Models Genesis, 2019; Ouyang et al., Causality-inspired
+    augmentation, 2022).
 
     Args:
         key: the image.
@@ -111,10 +119,14 @@ class RandomCurve:
         probability: share of samples that are transformed.
     """
 
-    def __init__(self, key: str = "image", strength: float = 0.5, control_points: int = 6, probability: float = 0.8):
-        self.key, self.strength, self.control_points, self.probability = key, strength, control_points, probability
+    def __init__(
+        self, key: str = "image", strength: float = 0.5, control_points: int = 6, probability: float = 0.8
+    ):
+        self.key, self.strength = key, strength
+        self.control_points, self.probability = control_points, probability
 
     def __call__(self, batch: Batch) -> Batch:
+        """Transform a batch."""
         image = batch[self.key]
         size, channels = image.shape[:2]
         applied = (_uniform(size, 0, 1, image) < self.probability).float()
@@ -128,7 +140,7 @@ class RandomCurve:
 
 
 class RandomField:
-    """Random smooth gain and offset over the image, as of an exposure gradient, coil sensitivity or soft tissue.
+    """Random smooth gain and offset, as of an exposure gradient, coil sensitivity or soft tissue.
 
     Args:
         key: the image.
@@ -150,6 +162,7 @@ class RandomField:
         self.control_points, self.probability = control_points, probability
 
     def __call__(self, batch: Batch) -> Batch:
+        """Transform a batch."""
         image = batch[self.key]
         size, channels = image.shape[:2]
         dims = image.dim() - 2
@@ -175,6 +188,7 @@ class RandomNoise:
         self.key, self.noise, self.blur, self.probability = key, noise, blur, probability
 
     def __call__(self, batch: Batch) -> Batch:
+        """Transform a batch."""
         image = batch[self.key]
         size = image.shape[0]
         applied = (_uniform(size, 0, 1, image) < self.probability).float()

@@ -16,19 +16,20 @@ from ..spatial import identity_map, resize_map, sample
 
 
 def on_grid_of(image: Tensor, reference: MetaTensor) -> MetaTensor:
-    """Give an image `[C, *spatial]` the affine and file name of a reference with the same grid."""
+    """Give an image ``[C, *spatial]`` the affine and file name of a reference with the same grid."""
     return MetaTensor(image, meta=dict(reference.meta))
 
 
 class WarpMovingd(MapTransform):
-    """Warp moving images onto the fixed image's own grid, as `warped_<key>`.
+    """Warp moving images onto the fixed image's own grid, as ``warped_<key>``.
 
-    The map is read from the first D channels of the prediction `[D + ..., *spatial]` on the network's grid. Its
-    coordinates are fractions of the image, so it needs only resampling to fit any grid of the same field of view.
+    The map is read from the first D channels of the prediction ``[D + ..., *spatial]`` on the network's grid.
+    Its coordinates are fractions of the image, so it needs only resampling to fit any grid of the same field
+    of view.
 
     Args:
-        keys: what to warp, each `[C, *spatial]` of any size; a key that an item lacks is left out.
-        modes: `"linear"` or `"nearest"`, for each key.
+        keys: what to warp, each ``[C, *spatial]`` of any size; a key that an item lacks is left out.
+        modes: ``"linear"`` or ``"nearest"``, for each key.
         map_key: the prediction.
         reference: the fixed image, whose grid and affine the result takes.
     """
@@ -59,12 +60,13 @@ class WarpMovingd(MapTransform):
 
 
 class PredictedLabelsd(MapTransform):
-    """Take the predicted labels of both images out of the prediction of `networks.SegmentAndRegister`.
+    """Take the predicted labels of both images out of the prediction of ``networks.SegmentAndRegister``.
 
     Args:
-        keys: the moving and the fixed image, in this order; `<key>_label` is added for each, uint8 on its own grid.
+        keys: the moving and the fixed image, in this order; ``<key>_label`` is added for each, uint8 on its
+            own grid.
         num_classes: classes, background included.
-        pred_key: the prediction `[2D + 2K, *spatial]`.
+        pred_key: the prediction ``[2D + 2K, *spatial]``.
     """
 
     def __init__(self, keys: KeysCollection, num_classes: int, pred_key: str = "pred") -> None:
