@@ -25,7 +25,7 @@ def write_blob_cohort(
 ) -> Path:
     """Write images with one blob per foreground class on a ring, as NIfTI with spacing, and a datalist.
 
-    Classes differ in place and intensity; the target modality ("cold") has the contrast of the source ("warm")
+    Classes differ in place and intensity; the target ("cold") has the contrast of the source ("warm")
     turned round. Each image is of another subject. In 3D a `spatial_size` of two repeats its last.
 
     Args:

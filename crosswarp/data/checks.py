@@ -229,10 +229,11 @@ def _section_faults(datalist: Datalist) -> list[str]:
 
 def _class_faults(datalist: Datalist, facts: Facts) -> list[str]:
     labels = [facts[record["label"]] for record in datalist.source.records("train_labelled")]
-    seen = {value for label in labels if isinstance(label, FileFacts) for value in label.values or ()}
+    readable = [label.values or () for label in labels if isinstance(label, FileFacts)]
+    seen = set().union(*readable)
     name = datalist.source.name
     return [
         f"class {value} ({label_name}) is in no training label of {name}; label it or do not declare it"
         for value, label_name in enumerate(datalist.label_names)
-        if labels and value not in seen
+        if readable and value not in seen
     ]

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -202,7 +203,9 @@ def _sha256(path: Path) -> bytes:
 
 
 def _absolute(record: dict[str, str], folder: Path) -> dict[str, str]:
-    return {key: str(folder / value) if key in FILE_KEYS else value for key, value in record.items()}
+    return {
+        key: os.path.normpath(folder / value) if key in FILE_KEYS else value for key, value in record.items()
+    }
 
 
 def _is_name(value: Any) -> bool:

@@ -311,7 +311,7 @@ def _render_xray(
     texture = 1 + rng.uniform(0.1, 0.22) * texture
     mineral = sum(_project(bone, points, texture) for bone in bones)
     mineral = mineral + _draw_patella(rng, points, texture)
-    attenuation = _draw_soft_tissue(rng, points) + rng.uniform(0.013, 0.019) * mineral
+    attenuation = rng.uniform(1.1, 1.9) * _draw_soft_tissue(rng, points) + rng.uniform(0.012, 0.018) * mineral
     attenuation = gaussian_filter(attenuation, 0.35 / pixel)
     attenuation += rng.uniform(0.1, 0.25) * gaussian_filter(attenuation, 15 / pixel)  # scatter
     direction = rng.uniform(0, 2 * np.pi)

@@ -113,7 +113,7 @@ def prepare(
     }
     everything = [record for sections in records.values() for some in sections.values() for record in some]
     files = [record[key] for record in everything for key in ("image", "label") if key in record]
-    facts = read_facts(str(out.parent / file) for file in files)
+    facts = read_facts(os.path.normpath(out.parent / file) for file in files)
     shapes = [fact.shape for fact in _facts_of(everything, "image", out.parent, facts)]
     dims = dims or _most_common([len(shape) for shape in shapes], default=2)
     content: dict[str, Any] = {
@@ -303,7 +303,7 @@ def _records(rows: list[_Row], key: str, section: str, folder: Path) -> list[dic
 
 
 def _facts_of(records: Iterable[Mapping[str, str]], key: str, folder: Path, facts: Facts) -> list[FileFacts]:
-    found = (facts.get(str(folder / record[key])) for record in records if key in record)
+    found = (facts.get(os.path.normpath(folder / record[key])) for record in records if key in record)
     return [fact for fact in found if isinstance(fact, FileFacts)]
 
 

@@ -1,0 +1,207 @@
+"""Every fault that files can have is found and named, with the file and what to do."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from crosswarp.data import DatalistError, check_datalist, load_datalist
+from tests.cohorts import write_blob_cohort
+
+
+@pytest.fixture
+def cohort(tmp_path) -> Path:
+    return write_blob_cohort(tmp_path, num_classes=3)
+
+
+def rewrite(path: Path, change) -> None:
+    """Replace a NIfTI file's array by what `change` makes of it."""
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(change(np.asarray(image.dataobj)), image.affine), path)
+
+
+def edit(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def faults(path: Path) -> list[str]:
+    with pytest.raises(DatalistError) as raised:
+        check_datalist(load_datalist(path))
+    return raised.value.faults
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("num_classes", [2, 6])
+def test_sound_cohorts_pass_without_a_warning(tmp_path, spatial_dims, channels, num_classes):
+    path = write_blob_cohort(tmp_path, spatial_dims, num_classes, channels, spatial_size=(24, 20, 16))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_datalist(load_datalist(path))
+
+
+def with_nan(image):
+    image[3, 4] = np.nan
+    return image
+
+
+FILE_FAULTS = {
+    "missing image": ("images/coldval0.nii.gz", Path.unlink, "missing"),
+    "missing label": ("labels/warmval1.nii.gz", Path.unlink, "missing"),
+    "unreadable": ("images/coldtest1.nii.gz", lambda p: p.write_bytes(b"no image"), "unreadable as an image"),
+    "cut short": (
+        "images/warmtest1.nii.gz",
+        lambda p: p.write_bytes(p.read_bytes()[:200]),
+        "unreadable as an image",
+    ),
+    "NaN": ("images/warmtrainunlabelled3.nii.gz", lambda p: rewrite(p, with_nan), "NaN or infinite"),
+    "infinite": ("images/coldval1.nii.gz", lambda p: rewrite(p, lambda a: a / 0), "NaN or infinite"),
+    "constant": (
+        "images/coldtrainunlabelled0.nii.gz",
+        lambda p: rewrite(p, np.ones_like),
+        "all voxels are equal",
+    ),
+    "dimensions": (
+        "images/coldtrainunlabelled1.nii.gz",
+        lambda p: rewrite(p, lambda a: np.stack([a, a], -1)),
+        "is 3D (24, 20, 2), the datalist is 2D",
+    ),
+    "channels": (
+        "images/coldtrainunlabelled2.nii.gz",
+        lambda p: rewrite(p, lambda a: np.stack([a, a], -1)[:, :, None]),
+        "has 2 channels, its modality 1",
+    ),
+    "label values": (
+        "labels/warmtest0.nii.gz",
+        lambda p: rewrite(p, lambda a: a * 100),
+        "has the values [100, 200], declared are 0 to 2",
+    ),
+    "negative label": (
+        "labels/warmtest0.nii.gz",
+        lambda p: rewrite(p, lambda a: a.astype(np.int16) - 1),
+        "has the values [-1]",
+    ),
+    "fractional label": (
+        "labels/coldtest0.nii.gz",
+        lambda p: rewrite(p, lambda a: a.astype(np.float32) / 2),
+        "no class numbers",
+    ),
+    "label channels": (
+        "labels/coldtest1.nii.gz",
+        lambda p: rewrite(p, lambda a: np.stack([a, a], -1)[:, :, None]),
+        "has 2 channels; store one",
+    ),
+    "label shape": (
+        "labels/warmtrainlabelled0.nii.gz",
+        lambda p: rewrite(p, lambda a: a[:, :-1]),
+        "has shape (24, 19), its image",
+    ),
+    "label elsewhere": (
+        "labels/warmtrainlabelled0.nii.gz",
+        lambda p: nib.save(nib.Nifti1Image(nib.load(p).get_fdata(), np.diag([-0.9, -0.9, 1, 1])), p),
+        "lies elsewhere than its image",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:divide by zero")
+@pytest.mark.parametrize("case", FILE_FAULTS)
+def test_one_faulty_file_gives_one_fault(cohort, case):
+    name, spoil, message = FILE_FAULTS[case]
+    spoil(cohort.parent / name)
+    found = faults(cohort)
+    assert len(found) == 1
+    assert name in found[0] and message in found[0]
+    assert ";" in found[0]  # the remedy
+
+
+DATALIST_FAULTS = {
+    "two splits": (
+        lambda c: c["source"]["test"][0].update(subject=c["source"]["train_unlabelled"][0]["subject"]),
+        "warm: subject 'warmtrainunlabelled0' is in test and train",
+    ),
+    "listed twice": (
+        lambda c: c["target"]["train_unlabelled"].append(c["target"]["train_unlabelled"][1]),
+        "coldtrainunlabelled1.nii.gz: listed 2 times in cold",
+    ),
+    "no validation": (lambda c: c["source"].pop("val"), "source.val (warm) is empty"),
+    "no training label": (
+        lambda c: c["source"].pop("train_labelled"),
+        "source.train_labelled (warm) is empty",
+    ),
+    "no target image": (
+        lambda c: c["target"].pop("train_unlabelled"),
+        "target.train_unlabelled (cold) is empty",
+    ),
+    "empty class": (
+        lambda c: c["labels"].update({"3": "patella"}),
+        "class 3 (patella) is in no training label",
+    ),
+    "landmarks": (lambda c: c["source"]["test"][1].update(landmarks="points.csv"), "points.csv: missing"),
+}
+
+
+@pytest.mark.parametrize("case", DATALIST_FAULTS)
+def test_one_fault_of_the_datalist(cohort, case):
+    change, message = DATALIST_FAULTS[case]
+    edit(cohort, change)
+    found = faults(cohort)
+    assert len(found) == 1
+    assert message in found[0] and ";" in found[0]
+
+
+def test_the_same_subject_may_be_labelled_and_unlabelled_in_training_and_in_both_modalities(cohort):
+    def change(content):
+        content["source"]["train_unlabelled"][0]["subject"] = "a"
+        content["source"]["train_labelled"][0]["subject"] = "a"
+        content["target"]["test"][0]["subject"] = "a"
+
+    edit(cohort, change)
+    check_datalist(load_datalist(cohort))
+
+
+def test_all_faults_are_in_one_message(cohort):
+    spoilt = ["missing image", "unreadable", "NaN", "constant", "dimensions", "label values", "label shape"]
+    listed = ["two splits", "no validation", "empty class"]
+    for name, spoil, _ in map(FILE_FAULTS.get, spoilt):
+        spoil(cohort.parent / name)
+    for change, _ in map(DATALIST_FAULTS.get, listed):
+        edit(cohort, change)
+    with pytest.raises(ValueError) as raised:
+        check_datalist(load_datalist(cohort))
+    lines = str(raised.value).splitlines()
+    assert lines[0] == f"{cohort}: {len(spoilt) + len(listed)} faults found:"
+    assert len(lines) == 1 + len(spoilt) + len(listed)
+    for name, _, message in map(FILE_FAULTS.get, spoilt):
+        # With four classes declared, "label values" names the range 0 to 3.
+        assert any(name in line and message.split(", declared")[0] in line for line in lines)
+    for _, message in map(DATALIST_FAULTS.get, listed):
+        assert any(message in line for line in lines)
+
+
+def test_labels_of_the_target_that_nothing_reads_are_not_read(cohort):
+    edit(cohort, lambda c: c["target"]["val"][0].update(label="labels/none.nii.gz"))
+    check_datalist(load_datalist(cohort))
+
+
+def test_missing_spacing_is_said_once(cohort):
+    def to_png(content):
+        for record in content["target"]["train_unlabelled"]:
+            array = nib.load(cohort.parent / record["image"]).get_fdata()
+            record["image"] = record["image"].replace(".nii.gz", ".png")
+            Image.fromarray((255 * np.clip(array.T, 0, 1)).astype(np.uint8)).save(
+                cohort.parent / record["image"]
+            )
+
+    edit(cohort, to_png)
+    with pytest.warns(UserWarning, match="4 of 28 files do not state their pixel spacing") as caught:
+        check_datalist(load_datalist(cohort))
+    assert sum("pixel spacing" in str(warning.message) for warning in caught) == 1

@@ -1,0 +1,116 @@
+"""One picture in every format loads as the same array in the same place."""
+
+from __future__ import annotations
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.transforms import LoadImage, LoadImaged
+from PIL import Image
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9), dtype=np.uint8)  # height 6, width 9
+SAGITTAL = np.array([[0, 0, 4, -38], [0, -2, 0, 112], [-3, 0, 0, 112], [0, 0, 0, 1.0]])
+
+
+def load(path):
+    return LoadImage(
+        reader="crosswarp.data.readers.AnyFormatReader", ensure_channel_first=True, image_only=True
+    )(path)
+
+
+def write_with_itk(path, spacing=(0.5, 0.7)):
+    image = itk.image_from_array(PICTURE.astype(np.int16) if path.suffix == ".dcm" else PICTURE)
+    image.SetSpacing(spacing)
+    itk.imwrite(image, str(path))
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".nii", ".nii.gz", ".mha", ".nrrd", ".dcm"])
+def test_a_picture_is_the_same_in_every_format(tmp_path, suffix):
+    image = load(write_with_itk(tmp_path / f"picture{suffix}"))
+    assert image.shape == (1, 9, 6)
+    np.testing.assert_array_equal(image[0], PICTURE.T)
+    np.testing.assert_allclose(image.affine, np.diag([-0.5, -0.7, 1]), atol=1e-6)  # ITK's identity in RAS
+    np.testing.assert_allclose(image.pixdim, [0.5, 0.7], atol=1e-6)
+    np.testing.assert_allclose(image.meta["spacing"], [0.5, 0.7], atol=1e-6)
+    assert image.meta["spacing_known"]
+
+
+def test_a_picture_written_by_pil_equals_its_nifti_file(tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "picture.png")
+    nib.save(nib.Nifti1Image(PICTURE.T, np.diag([-1, -1, 1, 1])), tmp_path / "picture.nii.gz")
+    data = {"png": tmp_path / "picture.png", "nifti": tmp_path / "picture.nii.gz"}
+    loader = LoadImaged(
+        list(data), reader="crosswarp.data.readers.AnyFormatReader", ensure_channel_first=True
+    )
+    images = loader(data)
+    np.testing.assert_array_equal(images["png"], images["nifti"])
+    np.testing.assert_array_equal(images["png"].affine, images["nifti"].affine)
+    assert not images["png"].meta["spacing_known"]
+    assert images["nifti"].meta["spacing_known"]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "known"), [(".png", False), (".mha", True), (".nrrd", True), (".nii", True)]
+)
+def test_whether_a_spacing_of_one_is_stated(tmp_path, suffix, known):
+    image = load(write_with_itk(tmp_path / f"picture{suffix}", spacing=(1, 1)))
+    assert image.meta["spacing_known"] is known
+    np.testing.assert_array_equal(image.pixdim, [1, 1])
+
+
+def test_nifti_without_orientation_codes_does_not_state_its_spacing(tmp_path):
+    nib.save(nib.Nifti1Image(PICTURE, None), tmp_path / "picture.nii")
+    assert not load(tmp_path / "picture.nii").meta["spacing_known"]
+
+
+def test_colours_are_channels(tmp_path):
+    colours = np.random.default_rng(1).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    Image.fromarray(colours).save(tmp_path / "colours.png")
+    np.testing.assert_array_equal(load(tmp_path / "colours.png"), colours.transpose(2, 1, 0))
+    volume = np.moveaxis(colours, 0, 1)[:, :, None].astype(np.float32)  # x, y, one slice, channel
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "colours.nii.gz")
+    np.testing.assert_array_equal(load(tmp_path / "colours.nii.gz"), colours.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize("shape", [(9, 6), (9, 6, 1)])
+def test_a_slice_out_of_plane_keeps_its_spacing(tmp_path, shape):
+    nib.save(nib.Nifti1Image(PICTURE.T.reshape(shape), SAGITTAL), tmp_path / "slice.nii.gz")
+    image = load(tmp_path / "slice.nii.gz")
+    np.testing.assert_array_equal(image[0], PICTURE.T)
+    np.testing.assert_array_equal(image.affine, np.diag([-3, -2, 1]))
+    np.testing.assert_array_equal(image.pixdim, [3, 2])
+
+
+def test_an_axial_slice_keeps_its_place(tmp_path):
+    affine = np.array([[0, 2, 0, 5], [-3, 0, 0, 7], [0, 0, 4, 9], [0, 0, 0, 1.0]])
+    nib.save(nib.Nifti1Image(PICTURE.T[..., None], affine), tmp_path / "slice.nii.gz")
+    image = load(tmp_path / "slice.nii.gz")
+    np.testing.assert_array_equal(image.affine, [[0, 2, 5], [-3, 0, 7], [0, 0, 1]])
+    np.testing.assert_array_equal(image.pixdim, [3, 2])
+
+
+def test_volumes_have_the_place_that_itk_gives_them(tmp_path):
+    """Oblique, anisotropic volumes: ITK's own physical points (LPS) are those of the affine (RAS)."""
+    angle = 0.3
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    volume = itk.image_from_array(np.random.default_rng(2).random((3, 4, 5)).astype(np.float32))
+    volume.SetSpacing([0.5, 0.7, 2])
+    volume.SetOrigin([1, 2, 3])
+    volume.SetDirection(itk.matrix_from_array(turn))
+    point = np.array(volume.TransformIndexToPhysicalPoint([4, 1, 2]))
+    for suffix in (".nii.gz", ".mha", ".nrrd"):
+        itk.imwrite(volume, str(tmp_path / f"volume{suffix}"))
+        image = load(tmp_path / f"volume{suffix}")
+        assert image.shape == (1, 5, 4, 3)
+        assert image[0, 4, 1, 2] == volume.GetPixel([4, 1, 2])
+        np.testing.assert_allclose(image.affine.numpy() @ [4, 1, 2, 1], [*point * [-1, -1, 1], 1], atol=1e-5)
+
+
+def test_nothing_else_of_a_dicom_header_is_kept(tmp_path):
+    image = load(write_with_itk(tmp_path / "picture.dcm"))
+    assert set(image.meta) <= {
+        *("affine", "original_affine", "space", "spatial_shape", "original_channel_dim"),
+        *("spacing", "spacing_known", "filename_or_obj"),
+    }
