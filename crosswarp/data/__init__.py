@@ -1,11 +1,28 @@
-"""Datalists, checks of what they name, batches in memory, and the synthetic knee cohort."""
+"""Datalists, readers and checks of what they name, batches in memory, and the synthetic knee cohort."""
 
 from .augmented import AugmentedSamples
 from .batches import FixedPairBatches, RandomBatches, RandomPairBatches, stack_samples
+from .checks import check_datalist
 from .datalist import Datalist, DatalistError, Modality, datalist_digest, load_datalist
 from .knee import write_knee_cohort
+from .label_pool import label_pool
+from .pairs import pair_records
+from .readers import AnyFormatReader
 
-try:  # TEMP until checks land
-    from .checks import check_datalist
-except ImportError:
-    def check_datalist(d): ...
+__all__ = [
+    "AnyFormatReader",
+    "AugmentedSamples",
+    "Datalist",
+    "DatalistError",
+    "FixedPairBatches",
+    "Modality",
+    "RandomBatches",
+    "RandomPairBatches",
+    "check_datalist",
+    "datalist_digest",
+    "label_pool",
+    "load_datalist",
+    "pair_records",
+    "stack_samples",
+    "write_knee_cohort",
+]
