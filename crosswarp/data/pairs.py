@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
 from pathlib import Path
 
 Paths = str | Sequence[str] | None
@@ -38,3 +39,25 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
     if missing:
         raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
     return [{key: value[i % len(value)] for key, value in paths.items()} for i in range(count)]
+
+
+def spread_pairs(first: int, second: int, max_pairs: int | None = None) -> list[tuple[int, int]]:
+    """Choose pairs of the members of two groups so that all are used, each about as often as the others.
+
+    Args:
+        first: members of the first group.
+        second: members of the second group.
+        max_pairs: most pairs; None for all of them.
+
+    Returns:
+        distinct pairs of numbers. The two groups are run through side by side, shifted by one whenever the
+        same pairs would come again; so from `max(first, second)` pairs on, every member is used.
+
+    Raises:
+        ValueError: for a `max_pairs` below 1.
+    """
+    if max_pairs is not None and max_pairs < 1:
+        raise ValueError(f"Expected at least one pair or null for all pairs, got max_pairs {max_pairs}.")
+    total = first * second
+    count = total if max_pairs is None else min(max_pairs, total)
+    return [(i % first, (i + i // lcm(first, second)) % second) for i in range(count)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .overlap import dice_per_class, warp_labels
-from .rows import Row, registration_rows, representative_pairs, segmentation_rows
+from .rows import Row, registration_rows, representative_images, representative_pairs, segmentation_rows
 from .summary import format_table, summarise, summary_tables
 from .validation import FoldPercent, RegistrationDice
 
@@ -14,6 +14,7 @@ __all__ = [
     "dice_per_class",
     "format_table",
     "registration_rows",
+    "representative_images",
     "representative_pairs",
     "segmentation_rows",
     "summarise",

@@ -107,11 +107,33 @@ def representative_pairs(rows: Iterable[Row]) -> list[Row]:
         Up to three rows ``{"rank", "direction", "moving", "fixed", "dice"}``, the worst first; fewer where
         there are fewer pairs.
     """
-    pairs: dict[tuple[str, str, str], list[float]] = {}
+    registered = (row for row in rows if row["kind"] == "registration")
+    return _representative(registered, "direction", "moving", "fixed")
+
+
+def representative_images(rows: Iterable[Row]) -> list[Row]:
+    """Choose the segmented images to look at, of each modality: worst, median and best, as of pairs.
+
+    Args:
+        rows: measurements; those of registrations and of the source network as it is are passed over.
+
+    Returns:
+        Up to three rows ``{"rank", "modality", "image", "dice"}`` for each modality, the worst first.
+    """
+    modalities: dict[str, list[Row]] = {}
     for row in rows:
-        if row["kind"] == "registration" and not isnan(row["dice"]):
-            pairs.setdefault((row["direction"], row["moving"], row["fixed"]), []).append(row["dice"])
-    ranked = sorted((fmean(dice), *pair) for pair, dice in pairs.items())
+        if row["kind"] == "segmentation" and row["network"] != "source as is":
+            modalities.setdefault(row["modality"], []).append(row)
+    return [each for rows in modalities.values() for each in _representative(rows, "modality", "image")]
+
+
+def _representative(rows: Iterable[Row], *keys: str) -> list[Row]:
+    """Worst, median and best by mean Dice of what the keys name."""
+    samples: dict[tuple[str, ...], list[float]] = {}
+    for row in rows:
+        if not isnan(row["dice"]):
+            samples.setdefault(tuple(row[key] for key in keys), []).append(row["dice"])
+    ranked = sorted((fmean(dice), *sample) for sample, dice in samples.items())
     places = {len(ranked) // 2: "median", len(ranked) - 1: "best", 0: "worst"} if ranked else {}
-    keys = ("dice", "direction", "moving", "fixed")
-    return [{"rank": rank, **dict(zip(keys, ranked[i], strict=True))} for i, rank in sorted(places.items())]
+    names = ("dice", *keys)
+    return [{"rank": rank, **dict(zip(names, ranked[i], strict=True))} for i, rank in sorted(places.items())]

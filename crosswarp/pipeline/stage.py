@@ -151,6 +151,18 @@ class Stage:
         self._write_manifest(state="running", fingerprint=fingerprint)
         self._started = time.monotonic()
 
+    @exits_with_message
+    def check_trained(self) -> None:
+        """Check the config, and that the stage is trained on these data, before it is evaluated.
+
+        Raises:
+            SystemExit: for a misspelt parameter, a stage that is not trained, or data that are not the run's.
+        """
+        check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
+        if self.manifest is None or self.manifest["state"] != "done":
+            raise FileNotFoundError(f"Expected the trained stage {self.name} in {self.run_dir}: train it first.")
+        claim_run(self.run_dir, self.datalist)
+
     def finish(self, checkpoints: Checkpoints) -> None:
         """Publish the chosen weights as ``models/model.pt`` and mark the stage as done.
 

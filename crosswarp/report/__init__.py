@@ -13,9 +13,10 @@ from .figures import (
     pair_figure,
     segmentation_figure,
 )
-from .writing import write_csv, write_report
+from .writing import Curves, write_csv, write_report
 
 __all__ = [
+    "Curves",
     "checkerboard",
     "curves_figure",
     "dice_figure",

@@ -8,6 +8,7 @@ import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def write_report(
     segmentations: Sequence[Mapping[str, Any]],
     curves: Curves,
     provenance: Mapping[str, Any],
+    notes: Sequence[str] = (),
 ) -> None:
     """Write a run's report: one HTML file, figures inside, readable offline and on paper.
 
@@ -58,6 +60,7 @@ def write_report(
             ``title``.
         curves: stage -> name of the curve -> ``(step, value)`` pairs.
         provenance: what the run was made from, nested at will; a ``device`` also stands below the title.
+        notes: sentences to read with the numbers, such as the grid that they were measured on.
     """
     template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     environment = Environment(
@@ -70,6 +73,7 @@ def write_report(
         title=title,
         date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
         device=provenance.get("device"),
+        notes=notes,
         headlines=_headlines(summary),
         tables=tables,
         charts={kind: _embed(dice_figure(rows, kind.lower()), "svg") for kind in tables},
@@ -89,6 +93,8 @@ def _headlines(summary: Sequence[Row]) -> list[tuple[str, str, str]]:
     as_is = {row["modality"]: row["dice_mean"] for row in overall if row.get("network") == "source as is"}
     headlines = []
     for row in overall:
+        if isnan(row["dice_mean"]):
+            continue
         if row["kind"] == "registration":
             name = row["direction"].replace("_to_", " to ")
             beside = (
