@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class WarpMovingd(MapTransform):
 
     The map is read from the first D channels of the prediction ``[D + ..., *spatial]`` on the network's grid.
     Its coordinates are fractions of the image, so it needs only resampling to fit any grid of the same field
-    of view.
+    of view. The result is named after both files, ``<moving>_to_<fixed>``: one may be warped onto many.
 
     Args:
         keys: what to warp, each ``[C, *spatial]`` of any size; a key that an item lacks is left out.
@@ -54,7 +55,10 @@ class WarpMovingd(MapTransform):
         for key, mode in self.key_iterator(result, self.modes):
             moving = result[key].as_subclass(Tensor).to(phi.device)
             warped = on_grid_of(sample(moving[None], phi, mode)[0], reference)
-            warped.meta["filename_or_obj"] = result[key].meta["filename_or_obj"]
+            names = (Path(image.meta["filename_or_obj"]).name for image in (result[key], reference))
+            warped.meta["filename_or_obj"] = "_to_".join(
+                Path(name.removesuffix(".gz")).stem for name in names
+            )
             result[f"warped_{key}"] = warped
         return result
 
