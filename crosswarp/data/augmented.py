@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
     def __getitem__(self, key: str) -> Tensor:
         return self._tensors[key]
 
-    def __iter__(self):  # noqa: ANN204 - of Mapping
+    def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 
     def __len__(self) -> int:
@@ -159,4 +160,6 @@ class AugmentedSamples(Mapping[str, Tensor]):
             {"moving": m, "fixed": f, "similarity": s, "folds": d, "kept": bool(s >= threshold and d <= 0.01)}
             for (m, f), s, d in zip(pairs.tolist(), similarity, folds, strict=True)
         ]
-        (self.folder / "index.json").write_text(json.dumps({"originals": count, "pairs": index}))
+        partial = self.folder / "index.partial"  # an index means that all is written
+        partial.write_text(json.dumps({"originals": count, "pairs": index}))
+        os.replace(partial, self.folder / "index.json")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
+from monai.engines import Evaluator
 from torch import nn
 
 
@@ -62,7 +63,7 @@ class Checkpoints:
         network: the network whose best weights are wanted.
         objects: whatever has ``state_dict`` and ``load_state_dict`` and is needed to go on: networks,
             optimisers, ....
-        evaluator: the engine whose key metric is the criterion.
+        evaluator: the engine whose key metric is the criterion. The last epoch is validated in any case.
         interval: epochs between two writings of ``last.pt``.
     """
 
@@ -71,13 +72,13 @@ class Checkpoints:
         folder: str,
         network: nn.Module,
         objects: Mapping[str, Any],
-        evaluator: Engine | None = None,
+        evaluator: Evaluator | None = None,
         interval: int = 1,
     ) -> None:
         self.folder = Path(folder)
         self.network = network
         self.objects = dict(objects)
-        self.evaluator = evaluator
+        self.evaluator: Any = evaluator  # MONAI gives its state attributes that ignite does not declare
         self.interval = interval
         self.history: list[dict[str, float]] = []
 
@@ -104,14 +105,18 @@ class Checkpoints:
     def save(self, engine: Engine) -> None:
         """Write history, best weights and state after an epoch."""
         epoch = engine.state.epoch
+        last = epoch == engine.state.max_epochs
         metrics = dict(engine.state.metrics)
         validated = self.evaluator is not None and self.evaluator.state.epoch == epoch
+        if last and self.evaluator is not None and not validated:
+            self.evaluator.run(epoch)
+            validated = True
         if validated:
             metrics |= self.evaluator.state.metrics
         self.history.append({"epoch": epoch} | {name: float(value) for name, value in metrics.items()})
         if self.evaluator is None or (validated and self.evaluator.state.best_metric_epoch == epoch):
             save_atomically(self.network.state_dict(), self.folder / "best.pt")
-        if epoch % self.interval == 0 or epoch == engine.state.max_epochs:
+        if last or epoch % self.interval == 0:
             state = {name: item.state_dict() for name, item in self.objects.items()}
             state |= {"epoch": epoch, "iteration": engine.state.iteration, "history": self.history}
             if self.evaluator is not None:

@@ -30,6 +30,9 @@ DATA_IDS = (
     "target_channels",
 )
 
+# ids of the network; the registration networks are made of several that are alike
+NETWORK_IDS = ("network_def", "displacement_network")
+
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader never sees half a file."""
@@ -58,16 +61,30 @@ def write_inference_config(template: Path, values: Mapping[str, Any], folder: Pa
         values: ids to replace; those that the template lacks are ignored.
         folder: the bundle to write to.
     """
-    config = read_config(template).get()
+    config = {key: value for key, value in read_config(template).get().items() if key != "_meta_"}
     config |= {key: deepcopy(value) for key, value in values.items() if key in config}
     write_json(folder / INFERENCE, config)
 
 
 def run_values(parser: ConfigParser) -> dict[str, Any]:
-    """What a trained bundle's ``inference.json`` takes from the training config."""
-    return {"network_def": deepcopy(parser["network_def"])} | {
-        key: parser.get_parsed_content(key) for key in DATA_IDS if key in parser
-    }
+    """What a trained bundle's ``inference.json`` takes from the training config.
+
+    Numbers and lists that the network's definition refers to are put in: the ids need not exist there.
+    """
+    values = {key: parser.get_parsed_content(key) for key in DATA_IDS if key in parser}
+    return values | {key: _with_values(parser, key) for key in NETWORK_IDS if key in parser}
+
+
+def _with_values(parser: ConfigParser, identifier: str) -> Any:
+    content = parser[identifier]
+    if isinstance(content, Mapping):
+        return {key: _with_values(parser, f"{identifier}#{key}") for key in content}
+    if isinstance(content, list):
+        return [_with_values(parser, f"{identifier}#{index}") for index in range(len(content))]
+    if isinstance(content, str) and content.startswith(("@", "$")):
+        value = parser.get_parsed_content(identifier)
+        return value if isinstance(value, (bool, int, float, str, list, tuple)) else content
+    return content
 
 
 def copy_bundle_files(bundle_root: Path, folder: Path) -> None:

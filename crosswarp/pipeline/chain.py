@@ -146,7 +146,8 @@ class Chain:
         """Make the run folder a trained meta bundle: one network that segments and registers."""
         template = self.bundle_root / INFERENCE
         parts = {name: read_config(self.run_dir / name / INFERENCE) for name in PARTS.values()}
-        values = {key: parser[key] for parser in parts.values() for key in DATA_IDS if key in parser}
+        ids = (*DATA_IDS, "displacement_network")
+        values = {key: parser[key] for parser in parts.values() for key in ids if key in parser}
         values |= {f"{part}_def": parts[name]["network_def"] for part, name in PARTS.items()}
         write_inference_config(template, values, self.run_dir)
         copy_bundle_files(self.bundle_root, self.run_dir)

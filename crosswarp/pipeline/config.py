@@ -82,7 +82,8 @@ def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
     for identifier in ids:
         # a new entry inside a component is its new argument, which its class judges
         parent = identifier.rpartition("#")[0]
-        if identifier in parser or (parent and parent in parser and "_target_" in (parser[parent] or {})):
+        component = parser.get(parent) if parent else None
+        if identifier in parser or (isinstance(component, Mapping) and "_target_" in component):
             continue
         near = difflib.get_close_matches(identifier, known, n=3)
         faults.append(f"'{identifier}'" + (f" (did you mean {' or '.join(near)}?)" if near else ""))

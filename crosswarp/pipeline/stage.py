@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,15 @@ from monai.bundle import ConfigParser
 from .. import __version__
 from ..data import Datalist, check_datalist, datalist_digest
 from ..engines import Checkpoints
-from .bundle import WEIGHTS, copy_bundle_files, file_digest, run_values, write_inference_config, write_json
+from .bundle import (
+    DATA_IDS,
+    WEIGHTS,
+    copy_bundle_files,
+    file_digest,
+    run_values,
+    write_inference_config,
+    write_json,
+)
 from .config import check_overrides, exits_with_message, running_parser
 
 # where a run stands and on what it runs does not change what it computes
@@ -58,8 +67,8 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
         if claimed["datalist_digest"] != digest:
             raise ValueError(
                 f"Expected a run of {datalist.path} in {run_dir}, but the folder holds a run of "
-                f"{claimed['datalist']} (digest {claimed['datalist_digest'][:12]}, now {digest[:12]}): that is "
-                "another datalist or its files have changed. Choose another run_dir; nothing was overwritten."
+                f"{claimed['datalist']} (digest {claimed['datalist_digest'][:12]}, now {digest[:12]}): "
+                "another datalist, or its files changed. Choose another run_dir; nothing was overwritten."
             )
         return digest
     check_datalist(datalist)
@@ -92,7 +101,7 @@ class Stage:
         self.folder = self.run_dir / name
         self.datalist = datalist
         self.inputs = list(inputs or ())
-        self._started = 0.0
+        self._fingerprint, self._started, self._seconds = "", 0.0, 0.0
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -117,6 +126,8 @@ class Stage:
     def fingerprint(self, parser: ConfigParser, data_digest: str) -> str:
         """Digest of all that decides the stage's result."""
         config = {key: value for key, value in parser.get().items() if key not in LOCATION_IDS}
+        # given by the chain or taken from the datalist: what counts is the value
+        config |= {key: parser.get_parsed_content(key) for key in DATA_IDS if key in config}
         content = [config, data_digest, self.input_digests(), __version__]
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -140,15 +151,16 @@ class Stage:
         """
         parser = running_parser()
         check_overrides(parser, self.bundle_root / "configs" / "train.json")
-        fingerprint = self.fingerprint(parser, claim_run(self.run_dir, self.datalist))
-        if self.state(fingerprint) == "stale" or (self.folder.exists() and self.manifest is None):
+        self._fingerprint = self.fingerprint(parser, claim_run(self.run_dir, self.datalist))
+        if self.state(self._fingerprint) == "stale" or (self.folder.exists() and self.manifest is None):
             self._put_aside()
+        self._seconds = (self.manifest or {}).get("seconds", 0.0)
         config = {key: value for key, value in parser.get().items() if key != "_meta_"}
         write_json(self.folder / "configs" / "train.json", config)
         copy_bundle_files(self.bundle_root, self.folder)
         template = self.bundle_root / "configs" / "inference.json"
         write_inference_config(template, run_values(parser), self.folder)
-        self._write_manifest(state="running", fingerprint=fingerprint)
+        self._write_manifest(state="running", seconds=self._seconds)
         self._started = time.monotonic()
 
     @exits_with_message
@@ -160,7 +172,9 @@ class Stage:
         """
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
         if self.manifest is None or self.manifest["state"] != "done":
-            raise FileNotFoundError(f"Expected the trained stage {self.name} in {self.run_dir}: train it first.")
+            raise FileNotFoundError(
+                f"Expected the trained stage {self.name} in {self.run_dir}: train it first."
+            )
         claim_run(self.run_dir, self.datalist)
 
     def finish(self, checkpoints: Checkpoints) -> None:
@@ -174,15 +188,15 @@ class Stage:
         shutil.copyfile(chosen.pop("weights"), self.folder / WEIGHTS)
         self._write_manifest(
             state="done",
-            fingerprint=self.manifest["fingerprint"],
             weights=file_digest(self.folder / WEIGHTS),
-            seconds=round(time.monotonic() - self._started, 1),
+            seconds=round(self._seconds + time.monotonic() - self._started, 1),
             **chosen,
         )
 
     def _write_manifest(self, **content: Any) -> None:
         common: Mapping[str, Any] = {
             "stage": self.name,
+            "fingerprint": self._fingerprint,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "inputs": self.input_digests(),
             "versions": package_versions(),
@@ -192,5 +206,5 @@ class Stage:
     def _put_aside(self) -> None:
         previous = self.run_dir / "previous"
         previous.mkdir(exist_ok=True)
-        number = sum(1 for path in previous.iterdir() if path.name.startswith(self.name)) + 1
-        self.folder.rename(previous / f"{self.name}-{number}")
+        places = (previous / f"{self.name}-{number}" for number in count(1))
+        self.folder.rename(next(place for place in places if not place.exists()))
