@@ -141,7 +141,8 @@ class AugmentedSamples(Mapping[str, Tensor]):
         network.eval()
         done = count
         with torch.inference_mode():
-            for batch in tqdm(pairs.split(batch_size), desc="augmented pairs", unit="batch", mininterval=2):
+            batches = pairs.split(batch_size) if len(pairs) else ()
+            for batch in tqdm(batches, desc="augmented pairs", unit="batch", mininterval=2):
                 source = moving["image"][batch[:, 0]].to(device).float()
                 target = fixed[batch[:, 1]].to(device).float()
                 phi = network(torch.cat([source, target], dim=1))
