@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from crosswarp.metrics import registration_rows, representative_pairs, segmentation_rows
+from crosswarp.metrics import (
+    registration_rows,
+    representative_images,
+    representative_pairs,
+    segmentation_rows,
+)
 from crosswarp.spatial import from_voxel_displacement, identity_map
 
 NAMES = ["background", "femur", "tibia"]
@@ -100,3 +105,20 @@ def test_representative_pairs_are_worst_median_and_best() -> None:
 def test_representative_pairs_of_few(count: int, ranks: list[str]) -> None:
     rows = [row for i in range(count) for row in pair(f"m{i}", i / 2)]
     assert [row["rank"] for row in representative_pairs(rows)] == ranks
+
+
+def test_representative_images_are_chosen_in_each_modality() -> None:
+    def image(modality: str, network: str, name: str, *dice: float) -> list[dict]:
+        names = {"kind": "segmentation", "modality": modality, "network": network, "image": name}
+        return [{**names, "class": str(i), "dice": value} for i, value in enumerate(dice)]
+
+    rows = [*image("dxa", "source", "d1", 0.9, 0.7), *image("dxa", "source", "d2", 0.2, float("nan"))]
+    rows += [*image("xray", "source as is", "x1", 0.0), *image("xray", "target", "x1", 0.5), *pair("m", 0.1)]
+    chosen = [
+        (row["modality"], row["rank"], row["image"], row["dice"]) for row in representative_images(rows)
+    ]
+    assert chosen == [
+        ("dxa", "worst", "d2", pytest.approx(0.2)),
+        ("dxa", "best", "d1", pytest.approx(0.8)),
+        ("xray", "worst", "x1", pytest.approx(0.5)),
+    ]

@@ -4,6 +4,7 @@ import csv
 import io
 from base64 import b64decode
 from html.parser import HTMLParser
+from math import nan
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -127,6 +128,18 @@ def test_report_leaves_out_what_there_is_not(tmp_path: Path) -> None:
     page = Page(path.read_text(encoding="utf-8"))
     assert "section" not in [tag for tag, _ in page.elements]
     assert page.images() == []
+
+
+def test_what_was_not_measured_is_a_dash_and_no_headline(tmp_path: Path) -> None:
+    unmeasured = [row | {"dice": nan, "unregistered_dice": nan} for row in measurements()[-2:]]
+    path = tmp_path / "report.html"
+    write_report(path, "Unlabelled", unmeasured, [], [], {}, {}, ["On a grid of 9 < 10 points."])
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "ul" not in [tag for tag, _ in page.elements]
+    lines = page.text.splitlines()
+    assert "On a grid of 9 < 10 points." in lines and "nan" not in page.text
+    assert lines.count("-") == 6, "two classes and their mean, unregistered and registered"
+    assert "0.042" in lines, "folds need no label"
 
 
 def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path) -> None:

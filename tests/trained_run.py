@@ -1,0 +1,63 @@
+"""A trained run in miniature: every stage as a bundle on disk with random weights, without any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from crosswarp.data import load_datalist
+from crosswarp.engines import save_atomically
+from crosswarp.pipeline import Chain
+from crosswarp.pipeline.bundle import INFERENCE, WEIGHTS, file_digest, write_inference_config, write_json
+from crosswarp.pipeline.config import read_config
+from crosswarp.pipeline.stage import claim_run
+
+ROOT = Path(__file__).parents[1]
+STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
+
+
+def write_trained_run(run_dir: Path, datalist: Path, deformation: float = 0.0, seed: int = 0) -> Path:
+    """Write what the chain leaves behind, with tiny networks.
+
+    Args:
+        run_dir: where to write.
+        datalist: the data.
+        deformation: scale of the last layer of the registration networks; with 0 they are the identity.
+        seed: of the weights.
+
+    Returns:
+        `run_dir`.
+    """
+    torch.manual_seed(seed)
+    data = load_datalist(datalist)
+    claim_run(run_dir, data)
+    values = {
+        "spatial_dims": data.spatial_dims,
+        "spatial_size": data.spatial_size,
+        "num_classes": data.num_classes,
+        "source_channels": data.source.channels,
+        "target_channels": data.target.channels,
+    }
+    for name in STAGES:
+        template = ROOT / "bundles" / name / "configs" / "inference.json"
+        definition = read_config(template)["network_def"]
+        if "registration" in name:
+            displacement = read_config(template)["displacement_network"]
+            displacement |= {"down_channels": [4, 8], "up_channels": [4, 8]}
+            definition |= {"networks": [displacement], "downsampling": [1]}
+        else:
+            definition |= {"channels": [4, 8], "strides": [2], "num_res_units": 1}
+        folder = run_dir / name
+        write_inference_config(template, values | {"network_def": definition}, folder)
+        network = read_config(folder / INFERENCE).get_parsed_content("network_def")
+        for module in network.modules() if "registration" in name and deformation else ():
+            if hasattr(module, "head"):
+                nn.init.normal_(module.head.weight, std=deformation)
+        save_atomically(network.state_dict(), folder / WEIGHTS)
+        write_json(folder / "manifest.json", {"state": "done", "weights": file_digest(folder / WEIGHTS)})
+        write_json(folder / "checkpoints" / "history.json", [{"epoch": e, "loss": 1 / e} for e in (1, 2, 3)])
+    stages = dict.fromkeys(STAGES, {})
+    Chain(stages, {}, str(ROOT / "bundles"), str(ROOT), str(run_dir), data).publish()
+    return run_dir
