@@ -61,8 +61,11 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
         ValueError: when the folder holds a run of other data.
     """
     path = Path(run_dir) / "run.json"
+    claimed_before = path.is_file()
+    if not claimed_before:
+        check_datalist(datalist)
     digest = datalist_digest(datalist)
-    if path.is_file():
+    if claimed_before:
         claimed = json.loads(path.read_text(encoding="utf-8"))
         if claimed["datalist_digest"] != digest:
             raise ValueError(
@@ -70,9 +73,8 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
                 f"{claimed['datalist']} (digest {claimed['datalist_digest'][:12]}, now {digest[:12]}): "
                 "another datalist, or its files changed. Choose another run_dir; nothing was overwritten."
             )
-        return digest
-    check_datalist(datalist)
-    write_json(path, {"name": datalist.name, "datalist": str(datalist.path), "datalist_digest": digest})
+    else:
+        write_json(path, {"name": datalist.name, "datalist": str(datalist.path), "datalist_digest": digest})
     return digest
 
 

@@ -1,0 +1,122 @@
+"""Trained bundles on disk: what is written stands alone and loads again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from crosswarp.engines import save_atomically
+from crosswarp.pipeline import load_network, start_from
+from crosswarp.pipeline.bundle import (
+    INFERENCE,
+    WEIGHTS,
+    copy_bundle_files,
+    file_digest,
+    run_values,
+    write_inference_config,
+    write_json,
+)
+from crosswarp.pipeline.config import read_config
+
+TEMPLATE = {
+    "imports": ["$import torch"],
+    "num_classes": 4,
+    "source_channels": 1,
+    "network_def": {
+        "_target_": "torch.nn.Conv2d",
+        "in_channels": "@source_channels",
+        "out_channels": "@num_classes",
+    },
+    "output_dir": "output",
+}
+
+
+@pytest.fixture
+def template(tmp_path):
+    path = tmp_path / "template.json"
+    write_json(path, TEMPLATE)
+    return path
+
+
+def write_bundle(folder, network_def, weights):
+    write_json(folder / INFERENCE, {"network_def": network_def})
+    save_atomically(weights, folder / WEIGHTS)
+    return folder
+
+
+LINEAR = {"_target_": "torch.nn.Linear", "in_features": 3, "out_features": 2}
+
+
+def test_a_written_config_stands_alone(tmp_path, template):
+    training = TEMPLATE | {
+        "num_classes": "$len('abcdef')",
+        "source_channels": 3,
+        "target_channels": 2,
+        "width": 5,
+        "network_def": {
+            "_target_": "torch.nn.Conv2d",
+            "in_channels": "@source_channels",
+            "out_channels": "$2 * @num_classes",
+            "kernel_size": ["@width", 3],
+            "dtype": "$torch.float64",
+        },
+        "output_dir": "elsewhere",
+    }
+    write_inference_config(template, run_values(ConfigParser(training)), tmp_path / "bundle")
+    written = json.loads((tmp_path / "bundle" / INFERENCE).read_text())
+    assert written["num_classes"] == 6 and written["source_channels"] == 3
+    assert written["output_dir"] == "output" and set(written) == set(TEMPLATE)
+    network = read_config(tmp_path / "bundle" / INFERENCE).get_parsed_content("network_def")
+    assert network.weight.shape == (12, 3, 5, 3) and network.weight.dtype == torch.float64
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_trained_network_loads_again(tmp_path, frozen):
+    weights = nn.Linear(3, 2).state_dict()
+    network = load_network(write_bundle(tmp_path, LINEAR, weights), frozen=frozen)
+    assert all(torch.equal(value, weights[key]) for key, value in network.state_dict().items())
+    assert network.training != frozen and network.weight.requires_grad != frozen
+
+
+def test_what_is_missing_or_does_not_fit_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="inference.json is missing: train that stage first"):
+        load_network(tmp_path)
+    write_bundle(tmp_path, LINEAR, nn.Linear(4, 2).state_dict())
+    with pytest.raises(ValueError, match=r"(?s)model.pt do not fit .*inference.json.*size mismatch"):
+        load_network(tmp_path)
+    (tmp_path / WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match="model.pt is missing"):
+        load_network(tmp_path)
+
+
+def test_a_network_starts_from_all_weights_that_fit():
+    trained = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+    own = network[0].weight.clone()
+    assert start_from(network, trained) is network
+    assert torch.equal(network[0].weight, own)
+    assert torch.equal(network[0].bias, trained[0].bias) and torch.equal(network[1].weight, trained[1].weight)
+    with torch.no_grad():
+        trained[1].weight.zero_()
+    assert network[1].weight.any()  # a copy
+
+
+def test_files_of_a_bundle_are_copied_as_far_as_there_are_any(tmp_path):
+    (tmp_path / "bundle" / "docs").mkdir(parents=True)
+    for name in ("LICENSE", "docs/README.md", "docs/data.md"):
+        (tmp_path / "bundle" / name).write_text(name)
+    copy_bundle_files(tmp_path / "bundle", tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*") if path.is_file()) == [
+        "LICENSE",
+        "README.md",
+    ]
+
+
+def test_digest_is_the_sha256_of_the_file(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert file_digest(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()

@@ -1,0 +1,129 @@
+"""Misspelt parameters, the running config, and errors that end without a traceback."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from monai.bundle import ConfigParser
+
+from crosswarp.pipeline.config import (
+    UnknownIdError,
+    check_ids,
+    check_overrides,
+    exits_with_message,
+    flatten,
+    running_parser,
+)
+
+CONFIG = {
+    "max_epochs": 3,
+    "channels": [1, 2],
+    "size": "@channels",
+    "train": {"loader": {"_target_": "DataLoader", "batch_size": 2}, "section": {"interval": 1}},
+}
+
+
+@pytest.mark.parametrize(
+    "identifier",
+    [
+        "max_epochs",
+        "train",
+        "train#loader#batch_size",
+        "train#section#interval",
+        "channels#1",
+        "train#loader#shuffle",
+    ],
+)
+def test_ids_and_new_arguments_of_a_component_are_known(identifier):
+    check_ids([identifier], ConfigParser(CONFIG), "config")
+
+
+@pytest.mark.parametrize(
+    ("identifier", "suggestion"),
+    [
+        ("max_epoch", "max_epochs"),
+        ("train#section#intervall", "train#section#interval"),
+        ("train#loder#batch_size", "train#loader#batch_size"),
+        ("max_epochs#first", "max_epochs"),
+        ("nothing_alike", None),
+    ],
+)
+def test_unknown_ids_are_refused_with_a_suggestion(identifier, suggestion):
+    with pytest.raises(UnknownIdError, match=f"The stage has no parameter '{identifier}'") as error:
+        check_ids([identifier], ConfigParser(CONFIG), "The stage")
+    assert (f"did you mean {suggestion}" in str(error.value)) == (suggestion is not None)
+
+
+def test_all_unknown_ids_are_named_at_once():
+    with pytest.raises(UnknownIdError, match="'max_epoch'.*, 'chanels' "):
+        check_ids(["max_epoch", "channels", "chanels"], ConfigParser(CONFIG), "config")
+
+
+def test_overlays_may_bring_ids_that_they_use(tmp_path):
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(CONFIG))
+    overlay = {
+        "width": 3,
+        "depth": 2,
+        "max_epochs": "@width",
+        "size": "$[i for i in range(@depth)]",
+        "_meta_": {},
+    }
+    check_overrides(ConfigParser(CONFIG | overlay), path)
+    with pytest.raises(
+        UnknownIdError, match=r"train.json has no parameter 'max_epoch' \(did you mean max_epochs"
+    ):
+        check_overrides(ConfigParser(CONFIG | overlay | {"max_epoch": 5}), path)
+
+
+def test_nested_overrides_become_ids_but_a_component_stays_whole():
+    component = {"_target_": "UNet", "channels": [4, 8]}
+    nested = {
+        "max_epochs": 2,
+        "train": {"loader": {"batch_size": 4}, "network": component, "none": {}},
+        "network_def.norm": "BATCH",
+        "train::optimizer::lr": 0.1,
+    }
+    assert flatten(nested) == {
+        "max_epochs": 2,
+        "train#loader#batch_size": 4,
+        "train#network": component,
+        "train#none": {},
+        "network_def#norm": "BATCH",
+        "train#optimizer#lr": 0.1,
+    }
+
+
+def test_an_expression_finds_the_config_that_it_stands_in():
+    inner = ConfigParser({"found": "$running_parser()"}, globals={"running_parser": running_parser})
+    assert inner.get_parsed_content("found") is inner
+    names = {"running_parser": running_parser, "inner": inner}
+    outer = ConfigParser(
+        {"mine": "$running_parser()", "nested": "$inner.get_parsed_content('found')"}, globals=names
+    )
+    assert outer.get_parsed_content("mine") is outer
+    assert outer.get_parsed_content("nested") is inner
+    with pytest.raises(RuntimeError, match="from an expression of a MONAI config"):
+        running_parser()
+
+
+def test_an_input_error_within_a_config_ends_with_its_message_alone():
+    @exits_with_message
+    def check(value):
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    assert check(5) == 5
+    for error in (
+        ValueError("wrong number"),
+        FileNotFoundError("no such file"),
+        UnknownIdError("no such id"),
+    ):
+        parser = ConfigParser({"run": "$check(error)"}, globals={"check": check, "error": error})
+        with pytest.raises(SystemExit, match=str(error)) as exit_:
+            parser.get_parsed_content("run")
+        assert exit_.value.__cause__ is error
+    with pytest.raises(KeyError):
+        check(KeyError("a fault of the program"))
