@@ -101,7 +101,7 @@ def training_curves(run_dir: Path, stages: Sequence[str]) -> Curves:
     """What the stages of a run recorded in training, by epoch."""
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for number, stage in enumerate(stages, 1):
-        series = curves.setdefault(f"{number}. {stage.replace('_', ' ')}", {})
+        series = curves.setdefault(f"{number}. {stage.replace('_', ' ')}, by epoch", {})
         for entry in read_json(run_dir / stage / "checkpoints" / "history.json"):
             for name in entry.keys() - {"epoch"}:
                 series.setdefault(name, []).append((entry["epoch"], entry[name]))
@@ -252,6 +252,16 @@ class Evaluation:
             torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
         )
         provenance = read_json(self.run_dir / "provenance.json")
+        # of each stage what chose its weights and what it took; provenance.json has all of it
+        keys = ("criterion", "value", "epoch", "seconds", "time", "weights")
+        stages = {
+            name: ", ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+                for key, value in manifest.items()
+                if key in keys
+            )
+            for name, manifest in provenance["stages"].items()
+        }
         write_report(
             report,
             f"{self.data.name}: {self.data.source.name} and {self.data.target.name}",
@@ -259,7 +269,7 @@ class Evaluation:
             self.pictured_pairs(network, registered, rows),
             [*pictured_images(source, rows), *pictured_images(target, rows)],
             training_curves(self.run_dir, provenance["stages"]),
-            {"device": f"{self.device} ({hardware})", "evaluated": date} | provenance,
+            {"device": f"{self.device} ({hardware})", "evaluated": date} | provenance | {"stages": stages},
             notes,
         )
         summary = summarise(rows)
