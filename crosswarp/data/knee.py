@@ -309,17 +309,20 @@ def _render_xray(
     texture = gaussian_filter(rng.normal(size=(280, 400)), (0.7, 1.1))  # 0.8 mm grain along the load
     texture = _sample(texture / texture.std(), points / 0.8 + np.array([140, 200])[:, None, None])
     texture = 1 + rng.uniform(0.1, 0.22) * texture
-    mineral = sum(_project(bone, points, texture) for bone in bones)
+    weights = (1, 1, rng.uniform(1.2, 1.5))  # the fibula is nearly all cortex
+    mineral = sum(
+        weight * _project(bone, points, texture) for weight, bone in zip(weights, bones, strict=True)
+    )
     mineral = mineral + _draw_patella(rng, points, texture)
-    attenuation = rng.uniform(1.1, 1.9) * _draw_soft_tissue(rng, points) + rng.uniform(0.012, 0.018) * mineral
+    attenuation = rng.uniform(0.6, 1.0) * _draw_soft_tissue(rng, points) + rng.uniform(0.015, 0.021) * mineral
     attenuation = gaussian_filter(attenuation, 0.35 / pixel)
     attenuation += rng.uniform(0.1, 0.25) * gaussian_filter(attenuation, 15 / pixel)  # scatter
     direction = rng.uniform(0, 2 * np.pi)
     heel = rng.uniform(0, 0.25) * (np.cos(direction) * picture[0] + np.sin(direction) * picture[1]) / fov
     attenuation = attenuation * (1 + heel)
-    low, high = np.quantile(attenuation, [0.01, 0.995])
-    low, high = low - rng.uniform(0, 0.1) * (high - low), high + rng.uniform(-0.1, 0.1) * (high - low)
-    display = np.clip((attenuation - low) / (high - low), 0, 1) ** rng.uniform(0.7, 1.4)
+    low, high = np.quantile(attenuation, [0.01, 0.999])
+    low, high = low - rng.uniform(0, 0.1) * (high - low), high + rng.uniform(-0.05, 0.15) * (high - low)
+    display = np.clip((attenuation - low) / (high - low), 0, 1) ** rng.uniform(0.75, 1.3)
     display += noise_rng.normal(0, rng.uniform(0.004, 0.012), display.shape)
     display = _add_marker(rng, display, picture, fov)
     beam = _draw_collimation(rng, picture, fov)
