@@ -123,13 +123,13 @@ def test_unregistered_overlap_leaves_work_for_registration(knees):
     assert 0.15 < fibula < 0.45
 
 
-def test_soft_tissue_rivals_bone_in_xray_only(knees):
-    """Share of the bone's pixels that are darker than the brightest twentieth of all others."""
-    shares = {
+def test_soft_tissue_is_as_bright_as_much_of_the_bone_in_xray_only(knees):
+    """The 80th percentile outside bone over the median of bone: about .03 and .64, measured on 24 subjects."""
+    ratios = {
         modality: np.mean(
-            [np.mean(image[label > 0] < np.quantile(image[label == 0], 0.95)) for image, label, _ in some]
+            [np.quantile(image[label == 0], 0.8) / np.median(image[label > 0]) for image, label, _ in some]
         )
         for modality, some in knees.items()
     }
-    assert shares["dxa"] < 0.01
-    assert shares["xray"] > 0.3
+    assert ratios["dxa"] < 0.1
+    assert ratios["xray"] > 0.5
