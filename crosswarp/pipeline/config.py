@@ -9,14 +9,16 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
+from pydoc import locate
 from typing import Any, ParamSpec, TypeVar
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+ANY = "*"
 
 
 class UnknownIdError(ValueError):
@@ -67,7 +69,7 @@ def exits_with_message(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
-    """Refuse ids that a config does not define.
+    """Refuse ids that a config does not define; a component may be given more of its class's arguments.
 
     Args:
         ids: as in overrides, ``a#b#c``.
@@ -80,12 +82,11 @@ def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
     known = sorted(_all_ids(parser.get()))
     faults = []
     for identifier in ids:
-        # a new entry inside a component is its new argument, which its class judges
-        parent = identifier.rpartition("#")[0]
-        component = parser.get(parent) if parent else None
-        if identifier in parser or (isinstance(component, Mapping) and "_target_" in component):
+        parent, _, name = identifier.rpartition("#")
+        arguments = _arguments(parser.get(parent)) if parent else []
+        if identifier in parser or name in arguments or ANY in arguments:
             continue
-        near = difflib.get_close_matches(identifier, known, n=3)
+        near = difflib.get_close_matches(identifier, [*known, *(f"{parent}#{a}" for a in arguments)], n=3)
         faults.append(f"'{identifier}'" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
     if faults:
         raise UnknownIdError(f"{where} has no parameter {', '.join(faults)}.")
@@ -119,6 +120,17 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[identifier] = value
     return flat
+
+
+def _arguments(component: Any) -> list[str]:
+    """The arguments that the class of a component takes; ``ANY`` where there is no telling."""
+    if not (isinstance(component, Mapping) and "_target_" in component):
+        return []
+    target = locate(str(ConfigComponent(dict(component)).resolve_module_name()))
+    if not callable(target):
+        return [ANY]
+    parameters = inspect.signature(target).parameters.values()
+    return [*ConfigComponent.non_arg_keys, *(ANY if p.kind is p.VAR_KEYWORD else p.name for p in parameters)]
 
 
 def _all_ids(config: Any, prefix: str = "") -> Iterable[str]:

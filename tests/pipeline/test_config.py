@@ -20,7 +20,12 @@ CONFIG = {
     "max_epochs": 3,
     "channels": [1, 2],
     "size": "@channels",
-    "train": {"loader": {"_target_": "DataLoader", "batch_size": 2}, "section": {"interval": 1}},
+    "train": {
+        "loader": {"_target_": "DataLoader", "batch_size": 2},
+        "section": {"interval": 1},
+        "loss": {"_target_": "crosswarp.losses.LNCCLoss"},
+        "unknown": {"_target_": "my.own.Loss"},
+    },
 }
 
 
@@ -32,7 +37,10 @@ CONFIG = {
         "train#loader#batch_size",
         "train#section#interval",
         "channels#1",
-        "train#loader#shuffle",
+        "train#loader#shuffle",  # taken as a keyword of any name
+        "train#loss#sigma",
+        "train#loss#_disabled_",
+        "train#unknown#anything",
     ],
 )
 def test_ids_and_new_arguments_of_a_component_are_known(identifier):
@@ -46,6 +54,7 @@ def test_ids_and_new_arguments_of_a_component_are_known(identifier):
         ("train#section#intervall", "train#section#interval"),
         ("train#loder#batch_size", "train#loader#batch_size"),
         ("max_epochs#first", "max_epochs"),
+        ("train#loss#sigmas", "train#loss#sigma"),
         ("nothing_alike", None),
     ],
 )
