@@ -124,7 +124,7 @@ def test_unregistered_overlap_leaves_work_for_registration(knees):
 
 
 def test_soft_tissue_is_as_bright_as_much_of_the_bone_in_xray_only(knees):
-    """The 80th percentile outside bone over the median of bone: about .03 and .64, measured on 24 subjects."""
+    """The 80th percentile outside bone over the median of bone: measured on 24 subjects, .03 and .64."""
     ratios = {
         modality: np.mean(
             [np.quantile(image[label == 0], 0.8) / np.median(image[label > 0]) for image, label, _ in some]
