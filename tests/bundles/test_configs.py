@@ -1,0 +1,147 @@
+"""Configs of the bundles: one order, one definition of each network, and names that resolve."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import pytest
+from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle.properties import InferProperties, TrainProperties
+from monai.bundle.workflows import _reject_executable_logging_config
+
+from crosswarp.pipeline.config import REFERENCE, check_ids, read_config
+
+ROOT = Path(__file__).parents[2]
+BUNDLES = sorted(path.parent for path in (ROOT / "bundles").glob("*/configs"))
+CONFIGS = [path for bundle in (ROOT, *BUNDLES) for path in sorted((bundle / "configs").glob("*.json"))]
+WORKFLOWS = [path for path in CONFIGS if path.name in ("train.json", "inference.json")]
+OVERLAYS = sorted((ROOT / "bundles").glob("*/configs/presets/*.json"))
+# what every config that has these ids has in this order
+ORDER = {
+    "train.json": """imports bundle_root run_dir datalist data stage stage_dir device seed spatial_dims
+        spatial_size num_classes source_channels target_channels max_epochs steps_per_epoch val_interval
+        batch_size learning_rate displacement_network network_def preprocessing train validate checkpoints
+        initialize run finalize""",
+    "inference.json": """imports bundle_root moving fixed dataset_dir images output_dir device spatial_dims
+        spatial_size num_classes source_channels target_channels displacement_network network_def network
+        pairs preprocessing dataset dataloader inferer postprocessing checkpoint handlers evaluator run""",
+}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def walk(config: Any) -> Iterator[Any]:
+    """All mappings and values of a config."""
+    yield config
+    if isinstance(config, dict | list):
+        for value in config.values() if isinstance(config, dict) else config:
+            yield from walk(value)
+
+
+@cache
+def monai_components() -> ComponentLocator:
+    return ComponentLocator()
+
+
+def resolve(target: str) -> Any:
+    return locate(
+        target if "." in target else f"{monai_components().get_component_module_name(target)}.{target}"
+    )
+
+
+def test_there_is_a_bundle_for_each_stage():
+    assert [bundle.name for bundle in BUNDLES] == [
+        "domain_adaptation",
+        "multimodal_registration",
+        "registration_augmentation",
+        "source_segmentation",
+    ]
+    assert len(WORKFLOWS) == 10 and OVERLAYS
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name)
+def test_ids_stand_in_the_agreed_order(path):
+    config = read_config(path).get()
+    agreed = ORDER[path.name].split()
+    assert [key for key in config if key in agreed] == [key for key in agreed if key in config]
+
+
+@pytest.mark.parametrize("path", [*CONFIGS, *OVERLAYS], ids=name)
+def test_every_target_and_import_resolves(path):
+    config = ConfigParser.load_config_file(path)
+    targets = {part["_target_"] for part in walk(config) if isinstance(part, dict) and "_target_" in part}
+    assert [target for target in targets if not callable(resolve(target))] == []
+    for statement in config.get("imports", []):
+        exec(statement.removeprefix("$"))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name)
+def test_every_reference_is_defined(path):
+    parser = read_config(path)
+    texts = [value for value in walk(parser.get()) if isinstance(value, str)]
+    used = set(itertools.chain.from_iterable(map(REFERENCE.findall, texts)))
+    assert sorted(used - set(parser.get())) == []
+
+
+@pytest.mark.parametrize("bundle", BUNDLES, ids=name)
+def test_training_and_inference_define_the_same_network(bundle):
+    train, inference = (read_config(bundle / "configs" / f"{kind}.json") for kind in ("train", "inference"))
+    for identifier in ("network_def", "displacement_network"):
+        assert train.get(identifier) == inference.get(identifier)
+
+
+def test_the_whole_chain_defines_the_networks_of_its_stages():
+    whole = read_config(ROOT / "configs" / "inference.json")
+    for part, stage in (
+        ("source_segmentation_def", "source_segmentation"),
+        ("target_segmentation_def", "domain_adaptation"),
+        ("registration_def", "multimodal_registration"),
+    ):
+        assert whole[part] == read_config(ROOT / "bundles" / stage / "configs" / "train.json")["network_def"]
+    registration = read_config(ROOT / "bundles" / "multimodal_registration" / "configs" / "train.json")
+    assert whole["displacement_network"] == registration["displacement_network"]
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=name)
+def test_required_ids_of_monai_are_there(path):
+    if path.parents[1] == ROOT and path.name == "train.json":
+        assert {"bundle_root", "run_dir", "datalist", "initialize", "run"} <= set(read_config(path).get())
+        return
+    parser = read_config(path)
+    properties = TrainProperties if path.name == "train.json" else InferProperties
+    required = [value["id"].replace("::", "#") for value in properties.values() if value["required"]]
+    assert [identifier for identifier in required if identifier not in parser] == []
+    for part in walk(parser.get()):  # otherwise `check_properties` of MONAI complains
+        if isinstance(part, dict) and part.get("_target_") == "ValidationHandler":
+            assert part["interval"] == "@val_interval" and part["validator"] == "@validate#evaluator"
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=name)
+def test_presets_change_what_is_there(path):
+    check_ids(ConfigParser.load_config_file(path), read_config(path.parents[1] / "train.json"), name(path))
+
+
+def test_every_stage_has_every_preset():
+    presets = [{path.name for path in OVERLAYS if path.parents[2] == bundle} for bundle in BUNDLES]
+    whole = {path.name for path in (ROOT / "configs" / "presets").glob("*.json")}
+    assert presets == [presets[0]] * 4 and whole <= presets[0]
+
+
+def test_all_training_configs_read_images_in_the_same_way():
+    configs = [read_config(bundle / "configs" / "train.json")["preprocessing"] for bundle in BUNDLES]
+    assert configs == [configs[0]] * 4
+
+
+@pytest.mark.parametrize("bundle", [ROOT, *BUNDLES], ids=name)
+def test_a_bundle_has_all_its_files(bundle):
+    for file in ("LICENSE", "configs/metadata.json", "docs/README.md"):
+        assert (bundle / file).stat().st_size > 100
+    assert (bundle / "scripts").resolve() == ROOT / "crosswarp"
+    assert _reject_executable_logging_config(str(bundle / "configs" / "logging.conf"))
