@@ -19,7 +19,16 @@ TERMS = (
     "cycle_segmentation",
     "agreement",
     "cycle_agreement",
+    "mixed_segmentation",
+    "self_training",
 )
+CHEAP_TERMS = {"mixed_segmentation", "self_training"}  # those without generators
+
+BatchTransform = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return batch
 
 
 class ZipBatches:
@@ -32,7 +41,9 @@ class ZipBatches:
 
     def __init__(self, source: Any, target: Any) -> None:
         if len(source) != len(target):
-            raise ValueError(f"Expected as many source as target batches, got {len(source)} and {len(target)}.")
+            raise ValueError(
+                f"Expected as many source as target batches, got {len(source)} and {len(target)}."
+            )
         self.source, self.target = source, target
 
     def __len__(self) -> int:
@@ -40,7 +51,9 @@ class ZipBatches:
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for source, target in zip(self.source, self.target, strict=True):
-            yield {f"source_{k}": v for k, v in source.items()} | {f"target_{k}": v for k, v in target.items()}
+            yield {f"source_{k}": v for k, v in source.items()} | {
+                f"target_{k}": v for k, v in target.items()
+            }
 
 
 class ImagePool(nn.Module):
@@ -91,7 +104,12 @@ class AdaptationTrainer(Trainer):
     - `adversarial`: least squares, G(x_s) against the target and F(x_t) against the source discriminator;
     - `cycle`: L1 of F(G(x_s)) to x_s and of G(F(x_t)) to x_t; `identity`: L1 of G(x_t) to x_t and of F(x_s) to x_s;
     - `translated_segmentation`: S_t(G(x_s)) against y_s; `cycle_segmentation`: S_s(F(G(x_s))) against y_s;
-    - `agreement`: S_t(x_t) with S_s(F(x_t)); `cycle_agreement`: S_t(G(F(x_t))) with S_s(F(x_t)).
+    - `agreement`: S_t(x_t) with S_s(F(x_t)); `cycle_agreement`: S_t(G(F(x_t))) with S_s(F(x_t));
+    - `mixed_segmentation`, which the paper does not have: S_t(x_s in the style of x_t) against y_s, where the style is
+      not learned (`transforms.RandomSpectrum`) and so works from the first step;
+    - `self_training`, likewise: S_t(x_t) against the labels of a teacher, the average of S_t over time, on those images
+      of a batch for which the teacher says the same of the image and of an augmented copy. Where the network fails it
+      fails differently each time, so that mistakes are not learned; what it gets right teaches it the target's look.
 
     What S_s says of F(x_t) is a teacher in both agreements and receives no gradient: otherwise F learns to draw what
     S_t believes. S_s has no gradients of its own and always evaluates; gradients pass *through* it to the generators
@@ -110,6 +128,12 @@ class AdaptationTrainer(Trainer):
         agreement_loss: of two probability maps `[B, K, *spatial]`.
         weights: weight of each term (`TERMS`); a term left out is not computed.
         pools: image pools `source` and `target` for the discriminators.
+        teacher: average of S_t over time, for `self_training`.
+        reliable_share: share of each batch of target images that `self_training` uses.
+        self_training_start: epochs before `self_training` begins.
+        translation_interval: steps from one training of generators and discriminators to the next; between them only
+            the terms without generators are computed, at a small part of the cost.
+        style_mixing: called with `{"image": x_s, "style": x_t}`, returns x_s in the style of x_t under `image`.
         segmentation_augmentation: called with `{"image": ...}` on what S_t is trained on, fresh each time.
         kwargs: of `monai.engines.Trainer`.
 
@@ -130,7 +154,12 @@ class AdaptationTrainer(Trainer):
         agreement_loss: nn.Module,
         weights: Mapping[str, float],
         pools: Mapping[str, ImagePool],
-        segmentation_augmentation: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        teacher: nn.Module | None = None,
+        reliable_share: float = 0.5,
+        self_training_start: int = 0,
+        translation_interval: int = 1,
+        style_mixing: BatchTransform = _unchanged,
+        segmentation_augmentation: BatchTransform = _unchanged,
         train_handlers: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -141,7 +170,13 @@ class AdaptationTrainer(Trainer):
         missing = sorted((wanted | {"source_to_target", "target_to_source"}) - set(networks))
         if missing:
             raise ValueError(f"Expected six networks, but {missing} are missing.")
-        super().__init__(device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False, **kwargs)
+        if weights.get("self_training") and teacher is None:
+            raise ValueError(
+                "Expected a teacher for the term 'self_training', got none: give one, or the weight 0."
+            )
+        super().__init__(
+            device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False, **kwargs
+        )
         self.networks = dict(networks)
         self.networks["source_segmentation"].requires_grad_(False)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
@@ -150,7 +185,10 @@ class AdaptationTrainer(Trainer):
         self.agreement_loss = agreement_loss
         self.weights = {term: float(weight) for term, weight in weights.items() if weight}
         self.pools = dict(pools)
-        self.segmentation_augmentation = segmentation_augmentation
+        self.teacher, self.reliable_share = teacher, reliable_share
+        self.self_training_start = self_training_start
+        self.translation_interval = translation_interval
+        self.style_mixing, self.segmentation_augmentation = style_mixing, segmentation_augmentation
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, network in self.networks.items():
@@ -159,73 +197,122 @@ class AdaptationTrainer(Trainer):
             batchdata[key].to(self.state.device, non_blocking=self.non_blocking)
             for key in ("source_image", "source_label", "target_image")
         )
+        source, target = source.float(), target.float()
+        translates = (self.state.iteration - 1) % self.translation_interval == 0
         self._require_discriminator_gradients(False)
-        terms, translated = self._generator_terms(source.float(), label, target.float())
+        terms, translated = self._terms(source, label, target, translates)
         total = torch.stack([self.weights[term] * value for term, value in terms.items()]).sum()
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
 
-        self._require_discriminator_gradients(True)
-        critic = torch.stack(
-            [
-                self._discriminator_loss("source", source.float(), translated["source"]),
-                self._discriminator_loss("target", target.float(), translated["target"]),
-            ]
-        ).sum()
-        self.discriminator_optimizer.zero_grad()
-        critic.backward()
-        self.discriminator_optimizer.step()
+        output = {"loss": total.detach()} | {term: value.detach() for term, value in terms.items()}
+        if "adversarial" in terms:
+            self._require_discriminator_gradients(True)
+            real = {"source": source, "target": target}
+            critic = torch.stack(
+                [self._discriminator_loss(name, real[name], translated[name]) for name in real]
+            ).sum()
+            self.discriminator_optimizer.zero_grad()
+            critic.backward()
+            self.discriminator_optimizer.step()
+            output["discriminator"] = critic.detach()
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
-        detached = {term: value.detach() for term, value in terms.items()}
-        return {"loss": total.detach(), "discriminator": critic.detach()} | detached
+        return output
 
     def _require_discriminator_gradients(self, required: bool) -> None:
         for modality in ("source", "target"):
             self.networks[f"{modality}_discriminator"].requires_grad_(required)
 
-    def _segment_target(self, image: Tensor) -> Tensor:
-        if self.segmentation_augmentation is not None:
-            image = self.segmentation_augmentation({"image": image})["image"]
-        return self.networks["target_segmentation"](image)
+    def _terms(
+        self, source: Tensor, label: Tensor, target: Tensor, translates: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The terms of the generators and of S_t, and the translated images."""
+        networks = self.networks
+        wanted = self.weights.keys() if translates else self.weights.keys() & CHEAP_TERMS
+        labels = dict.fromkeys(TERMS, label)
+        terms: dict[str, Tensor] = {}
+        translated: dict[str, Tensor] = {}
+        seen: dict[str, Tensor] = {}  # what the target segmentation network sees, in one pass
+        if "mixed_segmentation" in wanted:
+            seen["mixed_segmentation"] = self.style_mixing({"image": source, "style": target})["image"]
+        if "self_training" in wanted and self.state.epoch > self.self_training_start:
+            seen["self_training"], labels["self_training"] = self._reliable_samples(target)
+        if wanted - CHEAP_TERMS:
+            translation_terms, translated = self._translation_terms(source, label, target)
+            terms |= translation_terms
+            inputs = {
+                "translated_segmentation": translated["target"],
+                "agreement": target,
+                "cycle_agreement": translated.get("cycled_target"),
+            }
+            seen |= {term: image for term, image in inputs.items() if term in wanted and image is not None}
+        if not seen:
+            return terms, translated
+        augmented = self.segmentation_augmentation({"image": torch.cat(list(seen.values()))})["image"]
+        logits = networks["target_segmentation"](augmented).split([len(images) for images in seen.values()])
+        if seen.keys() & {"agreement", "cycle_agreement"}:
+            with torch.no_grad():
+                teacher = networks["source_segmentation"](translated["source"]).softmax(1)
+        for term, prediction in zip(seen, logits, strict=True):
+            if term.endswith("agreement"):
+                terms[term] = self.agreement_loss(prediction.softmax(1), teacher)
+            else:
+                terms[term] = self.segmentation_loss(prediction, labels[term])
+        return terms, translated
 
-    def _generator_terms(
+    @torch.no_grad()
+    def _reliable_samples(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The target images on which the teacher agrees best with itself, and what it says of them."""
+        self.teacher.eval()
+        views = torch.cat([target, self.segmentation_augmentation({"image": target})["image"]])
+        probabilities = self.teacher(views).softmax(1)
+        first, second = probabilities[:, 1:].flatten(2).chunk(2)
+        mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
+        disagreement = ((first - second).abs().sum(2) / mass).amax(1)  # of the class that agrees least
+        count = max(1, round(self.reliable_share * len(target)))
+        chosen = disagreement.argsort()[:count]
+        return target[chosen], probabilities[chosen].argmax(1, keepdim=True)
+
+    def _translation_terms(
         self, source: Tensor, label: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weighted terms of the generators and of S_t, and the translated images."""
+        """The terms that need only the generators; G(x_s) as `target`, F(x_t) as `source`, G(F(x_t))."""
         networks, weights = self.networks, self.weights
         terms: dict[str, Tensor] = {}
         to_target, to_source = networks["source_to_target"], networks["target_to_source"]
         if "identity" in weights:  # one pass of each generator translates one modality and keeps the other
-            fake_target, same_target = to_target(torch.cat([source, target])).split([len(source), len(target)])
-            fake_source, same_source = to_source(torch.cat([target, source])).split([len(target), len(source)])
+            fake_target, same_target = to_target(torch.cat([source, target])).split(
+                [len(source), len(target)]
+            )
+            fake_source, same_source = to_source(torch.cat([target, source])).split(
+                [len(target), len(source)]
+            )
             terms["identity"] = (same_target - target).abs().mean() + (same_source - source).abs().mean()
         else:
             fake_target, fake_source = to_target(source), to_source(target)
+        translated = {"source": fake_source, "target": fake_target}
         if weights.keys() & {"cycle", "cycle_segmentation"}:
             cycled_source = to_source(fake_target)
         if weights.keys() & {"cycle", "cycle_agreement"}:
-            cycled_target = to_target(fake_source)
+            translated["cycled_target"] = to_target(fake_source)
         if "adversarial" in weights:
-            critic_target = networks["target_discriminator"](fake_target)
-            critic_source = networks["source_discriminator"](fake_source)
-            terms["adversarial"] = self.adversarial_loss(
-                critic_target[-1], target_is_real=True, for_discriminator=False
-            ) + self.adversarial_loss(critic_source[-1], target_is_real=True, for_discriminator=False)
+            scores = (
+                networks["target_discriminator"](fake_target)[-1],
+                networks["source_discriminator"](fake_source)[-1],
+            )
+            terms["adversarial"] = sum(
+                self.adversarial_loss(score, target_is_real=True, for_discriminator=False) for score in scores
+            )
         if "cycle" in weights:
-            terms["cycle"] = (cycled_source - source).abs().mean() + (cycled_target - target).abs().mean()
-        if "translated_segmentation" in weights:
-            terms["translated_segmentation"] = self.segmentation_loss(self._segment_target(fake_target), label)
+            terms["cycle"] = (cycled_source - source).abs().mean() + (
+                translated["cycled_target"] - target
+            ).abs().mean()
         if "cycle_segmentation" in weights:
-            terms["cycle_segmentation"] = self.segmentation_loss(networks["source_segmentation"](cycled_source), label)
-        if weights.keys() & {"agreement", "cycle_agreement"}:
-            with torch.no_grad():
-                teacher = networks["source_segmentation"](fake_source).softmax(1)
-        if "agreement" in weights:
-            terms["agreement"] = self.agreement_loss(self._segment_target(target).softmax(1), teacher)
-        if "cycle_agreement" in weights:
-            terms["cycle_agreement"] = self.agreement_loss(self._segment_target(cycled_target).softmax(1), teacher)
-        return terms, {"source": fake_source, "target": fake_target}
+            terms["cycle_segmentation"] = self.segmentation_loss(
+                networks["source_segmentation"](cycled_source), label
+            )
+        return terms, translated
 
     def _discriminator_loss(self, modality: str, real: Tensor, fake: Tensor) -> Tensor:
         network = self.networks[f"{modality}_discriminator"]

@@ -199,3 +199,96 @@ class RandomNoise:
         blurred = torch.lerp(image, smooth, _per_sample(_uniform(size, 0, self.blur, image) * applied, image))
         deviation = _per_sample(_uniform(size, 0, self.noise, image) * applied, image)
         return batch | {self.key: (blurred + deviation * torch.randn_like(image)).clamp(0, 1)}
+
+
+class RandomSpectrum:
+    """Random exchange of low spatial frequencies: an image takes on the style of another, its edges stay.
+
+    The amplitudes of the low frequencies are blended towards those of the other image, the phases are kept (Yang and
+    Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020). Images with a different number of
+    channels take the mean amplitude over the channels of the other.
+
+    Args:
+        key: the image.
+        style_key: the image whose style is taken, ``[B, C', *spatial]`` on the same grid.
+        radius: largest frequency that is exchanged, in cycles per image; drawn up to this for each sample.
+        strength: largest share of the other amplitude; drawn up to this for each sample.
+        probability: share of samples that are transformed.
+    """
+
+    def __init__(
+        self,
+        key: str = "image",
+        style_key: str = "style",
+        radius: float = 6.0,
+        strength: float = 1.0,
+        probability: float = 0.9,
+    ) -> None:
+        self.key, self.style_key = key, style_key
+        self.radius, self.strength, self.probability = radius, strength, probability
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch with the key in a new style."""
+        image, style = batch[self.key].float(), batch[self.style_key].float()
+        size, axes, shape = image.shape[0], tuple(range(2, image.dim())), image.shape[2:]
+        spectrum, other = torch.fft.rfftn(image, dim=axes), torch.fft.rfftn(style, dim=axes).abs()
+        if style.shape[1] != image.shape[1]:
+            other = other.mean(1, keepdim=True)
+        frequencies = [torch.fft.fftfreq(n, 1 / n, device=image.device) for n in shape[:-1]]
+        frequencies.append(torch.fft.rfftfreq(shape[-1], 1 / shape[-1], device=image.device))
+        largest = torch.stack(torch.meshgrid(*frequencies, indexing="ij")).abs().amax(0)
+        radius = _per_sample(_uniform(size, 1, self.radius, image), image)
+        applied = (_uniform(size, 0, 1, image) < self.probability).float()
+        share = _per_sample(_uniform(size, 0, self.strength, image).sqrt() * applied, image) * (
+            largest <= radius
+        )
+        amplitude = spectrum.abs()
+        styled = spectrum * (
+            torch.lerp(amplitude, other.expand_as(amplitude), share) / amplitude.clamp(min=1e-6)
+        )
+        return batch | {self.key: torch.fft.irfftn(styled, s=shape, dim=axes).clamp(0, 1)}
+
+
+class RandomOverlay:
+    """Random superposition of another image, blurred: what lies before and behind the anatomy in a projection.
+
+    ``image * a + blurred style * b`` with random weights, brought back to [0, 1]. The blurred image brings in the
+    other modality's soft tissue, exposure and field of view, but none of its edges.
+
+    Args:
+        key: the image.
+        style_key: the image that is laid over it, ``[B, C', *spatial]`` on the same grid.
+        coarseness: smallest and largest size of the grid that the other image is reduced to; drawn for each batch.
+        strength: largest weight of the overlay; drawn up to this for each sample.
+        probability: share of samples that are transformed.
+    """
+
+    def __init__(
+        self,
+        key: str = "image",
+        style_key: str = "style",
+        coarseness: tuple[int, int] = (4, 16),
+        strength: float = 1.0,
+        probability: float = 0.5,
+    ) -> None:
+        self.key, self.style_key, self.coarseness = key, style_key, coarseness
+        self.strength, self.probability = strength, probability
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return the batch with the key overlaid."""
+        image, style = batch[self.key], batch[self.style_key]
+        size, dims = image.shape[0], image.dim() - 2
+        if style.shape[1] != image.shape[1]:
+            style = style.mean(1, keepdim=True).expand_as(image)
+        nodes = int(torch.randint(self.coarseness[0], self.coarseness[1] + 1, ()))
+        coarse = functional.interpolate(style, [min(nodes, n) for n in image.shape[2:]], mode="area")
+        mode = "bilinear" if dims == 2 else "trilinear"
+        blurred = functional.interpolate(coarse, image.shape[2:], mode=mode, align_corners=True)
+        applied = (_uniform(size, 0, 1, image) < self.probability).float()
+        weight = _per_sample(_uniform(size, 0, self.strength, image) * applied, image)
+        gain = _per_sample(1 - 0.8 * _uniform(size, 0, 1, image) * applied, image)
+        mixed = image * gain + blurred * weight
+        largest = mixed.flatten(2).amax(2).clamp(min=0.3)
+        return batch | {
+            self.key: torch.where(_per_sample(applied, image) > 0, mixed / _per_sample(largest, image), image)
+        }
