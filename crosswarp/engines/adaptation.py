@@ -32,7 +32,7 @@ def _unchanged(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 class ZipBatches:
-    """Batches of both modalities side by side: keys are `source_<key>` and `target_<key>`.
+    """Batches of both modalities side by side: keys are ``source_<key>`` and ``target_<key>``.
 
     Args:
         source: batches of the source modality.
@@ -59,7 +59,7 @@ class ZipBatches:
 class ImagePool(nn.Module):
     """A history of translated images for a discriminator (Shrivastava et al., CVPR 2017).
 
-    Half of the images that are asked for are swapped with older ones. The pool is part of `state_dict`.
+    Half of the images that are asked for are swapped with older ones. The pool is part of ``state_dict``.
 
     Args:
         size: images to keep; 0 returns every image as it is.
@@ -73,7 +73,7 @@ class ImagePool(nn.Module):
         self.register_buffer("images", torch.empty(0))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `[B, C, *spatial]` for the discriminator: new ones or, one in two once the pool is full, old ones."""
+        """Return ``[B, C, *spatial]`` for the discriminator: once the pool is full, one in two is an old one."""
         images = images.detach()
         if self.size == 0:
             return images
@@ -96,46 +96,51 @@ class ImagePool(nn.Module):
 
 
 class AdaptationTrainer(Trainer):
-    """Unpaired translation and target segmentation trained together (Demir & Niethammer, MIDL 2024, section 3.3).
+    """Unpaired translation and target segmentation trained together (Demir & Niethammer, MIDL 2024).
 
     With generators G (source to target) and F (target to source), S_s the frozen source and S_t the target
-    segmentation network, `x_s, y_s` a source image and its label, `x_t` a target image, the terms are:
+    segmentation network, ``x_s, y_s`` a source image and its label, ``x_t`` a target image, the terms are:
 
-    - `adversarial`: least squares, G(x_s) against the target and F(x_t) against the source discriminator;
-    - `cycle`: L1 of F(G(x_s)) to x_s and of G(F(x_t)) to x_t; `identity`: L1 of G(x_t) to x_t and of F(x_s) to x_s;
-    - `translated_segmentation`: S_t(G(x_s)) against y_s; `cycle_segmentation`: S_s(F(G(x_s))) against y_s;
-    - `agreement`: S_t(x_t) with S_s(F(x_t)); `cycle_agreement`: S_t(G(F(x_t))) with S_s(F(x_t));
-    - `mixed_segmentation`, which the paper does not have: S_t(x_s in the style of x_t) against y_s, where the style is
-      not learned (`transforms.RandomSpectrum`) and so works from the first step;
-    - `self_training`, likewise: S_t(x_t) against the labels of a teacher, the average of S_t over time, on those images
-      of a batch for which the teacher says the same of the image and of an augmented copy. Where the network fails it
-      fails differently each time, so that mistakes are not learned; what it gets right teaches it the target's look.
+    - ``adversarial``: least squares, G(x_s) against the target and F(x_t) against the source discriminator;
+    - ``cycle``: L1 of F(G(x_s)) to x_s and of G(F(x_t)) to x_t; ``identity``: L1 of G(x_t) to x_t and of
+      F(x_s) to x_s;
+    - ``translated_segmentation``: S_t(G(x_s)) against y_s; ``cycle_segmentation``: S_s(F(G(x_s))) against
+      y_s;
+    - ``agreement``: S_t(x_t) with S_s(F(x_t)); ``cycle_agreement``: S_t(G(F(x_t))) with S_s(F(x_t));
+    - ``mixed_segmentation``, which the paper does not have: S_t(x_s in the style of x_t) against y_s, where
+      the style is not learned (``transforms.RandomSpectrum``) and so works from the first step;
+    - ``self_training``, likewise: S_t(x_t) against the labels of a teacher, the average of S_t over time, on
+      those images of a batch for which the teacher says the same of the image and of an augmented copy. Where
+      the network fails it fails differently each time, so that mistakes are not learned; what it gets right
+      teaches it the target's look.
 
-    What S_s says of F(x_t) is a teacher in both agreements and receives no gradient: otherwise F learns to draw what
-    S_t believes. S_s has no gradients of its own and always evaluates; gradients pass *through* it to the generators
-    in `cycle_segmentation` alone.
+    What S_s says of F(x_t) is a teacher in both agreements and receives no gradient: otherwise F learns to
+    draw what S_t believes. S_s has no gradients of its own and always evaluates; gradients pass *through* it
+    to the generators in ``cycle_segmentation`` alone.
 
     Args:
         device: where to train.
         max_epochs: epochs to train.
-        train_data_loader: yields `source_image`, `source_label` (integers) and `target_image`.
-        networks: by name: `source_to_target`, `target_to_source`, `source_discriminator`, `target_discriminator`,
-            `source_segmentation`, `target_segmentation`. Segmentation networks return logits.
+        train_data_loader: yields ``source_image``, ``source_label`` (integers) and ``target_image``.
+        networks: by name: ``source_to_target``, ``target_to_source``, ``source_discriminator``,
+            ``target_discriminator``, ``source_segmentation``, ``target_segmentation``. Segmentation networks
+            return logits.
         optimizer: of both generators and the target segmentation network.
         discriminator_optimizer: of both discriminators.
-        adversarial_loss: called as MONAI's `PatchAdversarialLoss`.
-        segmentation_loss: of logits `[B, K, *spatial]` and integer labels `[B, 1, *spatial]`.
-        agreement_loss: of two probability maps `[B, K, *spatial]`.
-        weights: weight of each term (`TERMS`); a term left out is not computed.
-        pools: image pools `source` and `target` for the discriminators.
-        teacher: average of S_t over time, for `self_training`.
-        reliable_share: share of each batch of target images that `self_training` uses.
-        self_training_start: epochs before `self_training` begins.
-        translation_interval: steps from one training of generators and discriminators to the next; between them only
-            the terms without generators are computed, at a small part of the cost.
-        style_mixing: called with `{"image": x_s, "style": x_t}`, returns x_s in the style of x_t under `image`.
-        segmentation_augmentation: called with `{"image": ...}` on what S_t is trained on, fresh each time.
-        kwargs: of `monai.engines.Trainer`.
+        adversarial_loss: called as MONAI's ``PatchAdversarialLoss``.
+        segmentation_loss: of logits ``[B, K, *spatial]`` and integer labels ``[B, 1, *spatial]``.
+        agreement_loss: of two probability maps ``[B, K, *spatial]``.
+        weights: weight of each term (``TERMS``); a term left out is not computed.
+        pools: image pools ``source`` and ``target`` for the discriminators.
+        teacher: average of S_t over time, for ``self_training``.
+        reliable_share: share of each batch of target images that ``self_training`` uses.
+        self_training_start: epochs before ``self_training`` begins.
+        translation_interval: steps from one training of generators and discriminators to the next; between
+            them only the terms without generators are computed, at a small part of the cost.
+        style_mixing: called with ``{"image": x_s, "style": x_t}``, returns x_s in the style of x_t under
+            ``image``.
+        segmentation_augmentation: called with ``{"image": ...}`` on what S_t is trained on, fresh each time.
+        kwargs: of ``monai.engines.Trainer``.
 
     Raises:
         ValueError: on an unknown term or a missing network.
@@ -154,7 +159,7 @@ class AdaptationTrainer(Trainer):
         agreement_loss: nn.Module,
         weights: Mapping[str, float],
         pools: Mapping[str, ImagePool],
-        teacher: nn.Module | None = None,
+        teacher: nn.Module,
         reliable_share: float = 0.5,
         self_training_start: int = 0,
         translation_interval: int = 1,
@@ -170,10 +175,6 @@ class AdaptationTrainer(Trainer):
         missing = sorted((wanted | {"source_to_target", "target_to_source"}) - set(networks))
         if missing:
             raise ValueError(f"Expected six networks, but {missing} are missing.")
-        if weights.get("self_training") and teacher is None:
-            raise ValueError(
-                "Expected a teacher for the term 'self_training', got none: give one, or the weight 0."
-            )
         super().__init__(
             device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False, **kwargs
         )
@@ -277,7 +278,7 @@ class AdaptationTrainer(Trainer):
     def _translation_terms(
         self, source: Tensor, label: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The terms that need only the generators; G(x_s) as `target`, F(x_t) as `source`, G(F(x_t))."""
+        """The terms that need only the generators; G(x_s) as ``target``, F(x_t) as ``source``, G(F(x_t))."""
         networks, weights = self.networks, self.weights
         terms: dict[str, Tensor] = {}
         to_target, to_source = networks["source_to_target"], networks["target_to_source"]

@@ -204,9 +204,9 @@ class RandomNoise:
 class RandomSpectrum:
     """Random exchange of low spatial frequencies: an image takes on the style of another, its edges stay.
 
-    The amplitudes of the low frequencies are blended towards those of the other image, the phases are kept (Yang and
-    Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020). Images with a different number of
-    channels take the mean amplitude over the channels of the other.
+    The amplitudes of the low frequencies are blended towards those of the other image, the phases are kept
+    (Yang and Soatto, "FDA: Fourier Domain Adaptation for Semantic Segmentation", CVPR 2020). Images with a
+    different number of channels take the mean amplitude over the channels of the other.
 
     Args:
         key: the image.
@@ -239,26 +239,25 @@ class RandomSpectrum:
         largest = torch.stack(torch.meshgrid(*frequencies, indexing="ij")).abs().amax(0)
         radius = _per_sample(_uniform(size, 1, self.radius, image), image)
         applied = (_uniform(size, 0, 1, image) < self.probability).float()
-        share = _per_sample(_uniform(size, 0, self.strength, image).sqrt() * applied, image) * (
-            largest <= radius
-        )
+        share = _per_sample(self.strength * _uniform(size, 0, 1, image).sqrt() * applied, image)
+        share = share * (largest <= radius)
         amplitude = spectrum.abs()
-        styled = spectrum * (
-            torch.lerp(amplitude, other.expand_as(amplitude), share) / amplitude.clamp(min=1e-6)
-        )
+        gain = torch.lerp(amplitude, other.expand_as(amplitude), share) / amplitude.clamp(min=1e-6)
+        styled = spectrum * gain
         return batch | {self.key: torch.fft.irfftn(styled, s=shape, dim=axes).clamp(0, 1)}
 
 
 class RandomOverlay:
-    """Random superposition of another image, blurred: what lies before and behind the anatomy in a projection.
+    """Random superposition of another image, blurred, as of what lies before and behind the anatomy.
 
-    ``image * a + blurred style * b`` with random weights, brought back to [0, 1]. The blurred image brings in the
-    other modality's soft tissue, exposure and field of view, but none of its edges.
+    ``image * a + blurred style * b`` with random weights, brought back to [0, 1]. The blurred image brings in
+    the other modality's soft tissue, exposure and field of view, but none of its edges.
 
     Args:
         key: the image.
         style_key: the image that is laid over it, ``[B, C', *spatial]`` on the same grid.
-        coarseness: smallest and largest size of the grid that the other image is reduced to; drawn for each batch.
+        coarseness: smallest and largest size of the grid that the other image is reduced to; drawn for each
+            batch.
         strength: largest weight of the overlay; drawn up to this for each sample.
         probability: share of samples that are transformed.
     """

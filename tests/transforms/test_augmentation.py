@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from crosswarp.spatial import displacement, identity_map
-from crosswarp.transforms import RandomCurve, RandomField, RandomNoise, RandomSpatial, augmentation
+from crosswarp.transforms import (
+    RandomCurve,
+    RandomField,
+    RandomNoise,
+    RandomOverlay,
+    RandomSpatial,
+    RandomSpectrum,
+    augmentation,
+)
 
 SHAPES = [(12, 17), (9, 11, 7)]
 STILL = {"rotation": 0.0, "scaling": 0.0, "shift": 0.0}
@@ -54,12 +62,17 @@ def test_rotation_is_rigid_in_voxels(shape):
     assert (moved[~torch.eye(dims, dtype=torch.bool)] > 0.1).all()  # in every coordinate plane
 
 
-def test_quarter_turn_moves_a_point_where_it_belongs(monkeypatch):
+@pytest.fixture
+def largest(monkeypatch):
+    """Every draw is the largest that it can be."""
     monkeypatch.setattr(
         augmentation,
         "_uniform",
         lambda size, low, high, like, *shape: torch.full((size, *shape), float(high)),
     )
+
+
+def test_quarter_turn_moves_a_point_where_it_belongs(largest):
     image = torch.zeros(1, 1, 5, 9)
     image[0, 0, 2, 6] = 1  # two voxels from the centre along the second axis
     turned = RandomSpatial(("image",), ("linear",), **STILL | {"rotation": 90.0}, probability=2.0)(
@@ -204,3 +217,57 @@ def test_noise_is_white_and_no_stronger_than_asked():
 def test_a_mode_is_needed_for_each_key():
     with pytest.raises(ValueError, match="one mode for each key.*'image', 'label'.*'linear'"):
         RandomSpatial(("image", "label"), ("linear",))
+
+
+def wave(shape, mean, amplitude, cycles, phase=0.0):
+    """A cosine along the last axis, ``[1, 1, *shape]``."""
+    position = torch.arange(shape[-1]) / shape[-1]
+    return mean + amplitude * torch.cos(2 * math.pi * cycles * position + phase).expand(1, 1, *shape)
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (6, 8, 24)])
+def test_low_frequencies_take_the_other_amplitude_and_keep_their_phase(largest, shape):
+    transform = RandomSpectrum(radius=4.0, probability=2.0)
+    image = wave(shape, 0.6, 0.1, cycles=3, phase=1.0) + wave(shape, 0, 0.1, cycles=5)
+    style = wave(shape, 0.4, 0.2, cycles=3, phase=2.5) + wave(shape, 0, 0.05, cycles=5)
+    expected = wave(shape, 0.4, 0.2, cycles=3, phase=1.0) + wave(shape, 0, 0.1, cycles=5)
+    result = transform({"image": image, "style": style})
+    torch.testing.assert_close(result["image"], expected)
+    assert result["style"] is style
+    half = RandomSpectrum(radius=4.0, strength=0.5, probability=2.0)({"image": image, "style": style})[
+        "image"
+    ]
+    blend = wave(shape, 0.5, 0.15, cycles=3, phase=1.0) + wave(shape, 0, 0.1, cycles=5)
+    torch.testing.assert_close(half, blend)
+
+
+def test_the_style_of_other_channels_is_their_mean(largest):
+    image, style = torch.rand(2, 3, 16, 12) / 2, torch.rand(2, 2, 16, 12) / 2
+    transform = RandomSpectrum(radius=20.0, probability=2.0)
+    result = transform({"image": image, "style": style})["image"]
+    amplitudes = torch.fft.fft2(style).abs().mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    expected = torch.fft.ifft2(torch.polar(amplitudes, torch.fft.fft2(image).angle())).real.clamp(0, 1)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_overlay_is_a_blurred_image_in_range(largest, shape):
+    transform = RandomOverlay(coarseness=(1, 1), probability=2.0)
+    image, style = torch.rand(3, 1, *shape), torch.rand(3, 2, *shape)
+    result = transform({"image": image, "style": style})["image"]
+    mean = style.flatten(1).mean(1).reshape(3, *[1] * (len(shape) + 1))  # of one node and of both channels
+    mixed = 0.2 * image + mean
+    expected = mixed / mixed.flatten(1).amax(1).reshape(mean.shape)
+    torch.testing.assert_close(result, expected)
+
+
+@pytest.mark.parametrize("kind", [RandomSpectrum, RandomOverlay])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_styles_are_mixed_per_sample_within_the_range(kind, shape):
+    image, style = torch.rand(30, 1, *shape), torch.rand(30, 1, *shape) ** 2
+    result = kind(probability=0.5)({"image": image, "style": style})["image"]
+    assert result.min() >= 0 and result.max() <= 1 + 1e-6
+    changed = (result - image).flatten(1).abs().amax(1) > 1e-4
+    assert 4 < changed.sum() < 26
+    still = kind(probability=0.0)({"image": image, "style": style})["image"]
+    torch.testing.assert_close(still, image, atol=1e-5, rtol=0)
