@@ -73,7 +73,7 @@ class ImagePool(nn.Module):
         self.register_buffer("images", torch.empty(0))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return ``[B, C, *spatial]`` for the discriminator: once the pool is full, one in two is an old one."""
+        """Return ``[B, C, *spatial]`` for the discriminator; once the pool is full, half are old ones."""
         images = images.detach()
         if self.size == 0:
             return images
