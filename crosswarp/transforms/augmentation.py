@@ -248,8 +248,7 @@ class RandomSpectrum:
 
 
 class RandomOverlay:
-    """Random superposition of another image, blurred, as of what lies before and behind the anatomy.
-
+    """Random overlay of another image, blurred: what lies before and behind the anatomy in a projection.
     ``image * a + blurred style * b`` with random weights, brought back to [0, 1]. The blurred image brings in
     the other modality's soft tissue, exposure and field of view, but none of its edges.
 
