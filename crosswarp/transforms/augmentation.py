@@ -249,6 +249,7 @@ class RandomSpectrum:
 
 class RandomOverlay:
     """Random overlay of another image, blurred: what lies before and behind the anatomy in a projection.
+
     ``image * a + blurred style * b`` with random weights, brought back to [0, 1]. The blurred image brings in
     the other modality's soft tissue, exposure and field of view, but none of its edges.
 
