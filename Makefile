@@ -9,6 +9,9 @@ BIN    := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOP := .venv/.develop
 
+# Threads that wait should not spin: with anything else on the machine, spinning makes training many times slower.
+export OMP_WAIT_POLICY := PASSIVE
+
 .PHONY: demo test lint clean
 
 demo: $(RUNTIME)
