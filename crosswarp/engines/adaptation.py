@@ -77,6 +77,7 @@ class ImagePool(nn.Module):
         images = images.detach()
         if self.size == 0:
             return images
+        self.images = self.images.to(images.device)
         room = self.size - len(self.images)
         if room > 0:
             new = images[:room]
@@ -91,7 +92,7 @@ class ImagePool(nn.Module):
         return result
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        self.images = torch.empty_like(state_dict[f"{prefix}images"], device=self.images.device)
+        self.images = torch.empty_like(state_dict[f"{prefix}images"])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -171,6 +172,11 @@ class AdaptationTrainer(Trainer):
         unknown = sorted(set(weights) - set(TERMS))
         if unknown:
             raise ValueError(f"Expected weights of the terms {TERMS}, got also {unknown}.")
+        if not any(weights.values()) or translation_interval < 1:
+            raise ValueError(
+                "Expected a term with a weight above 0 and a translation_interval of at least 1, "
+                f"got {dict(weights)} and {translation_interval}."
+            )
         wanted = {f"{a}_{b}" for a in ("source", "target") for b in ("discriminator", "segmentation")}
         missing = sorted((wanted | {"source_to_target", "target_to_source"}) - set(networks))
         if missing:
@@ -202,6 +208,8 @@ class AdaptationTrainer(Trainer):
         translates = (self.state.iteration - 1) % self.translation_interval == 0
         self._require_discriminator_gradients(False)
         terms, translated = self._terms(source, label, target, translates)
+        if not terms:  # before self-training starts, between two translations
+            return {"loss": torch.zeros(())}
         total = torch.stack([self.weights[term] * value for term, value in terms.items()]).sum()
         self.optimizer.zero_grad()
         total.backward()
@@ -236,7 +244,10 @@ class AdaptationTrainer(Trainer):
         translated: dict[str, Tensor] = {}
         seen: dict[str, Tensor] = {}  # what the target segmentation network sees, in one pass
         if "mixed_segmentation" in wanted:
-            seen["mixed_segmentation"] = self.style_mixing({"image": source, "style": target})["image"]
+            image = source
+            if source.shape[1] != target.shape[1]:
+                image = source.mean(1, keepdim=True).expand(-1, target.shape[1], *target.shape[2:])
+            seen["mixed_segmentation"] = self.style_mixing({"image": image, "style": target})["image"]
         if "self_training" in wanted and self.state.epoch > self.self_training_start:
             seen["self_training"], labels["self_training"] = self._reliable_samples(target)
         if wanted - CHEAP_TERMS:

@@ -129,11 +129,12 @@ class Checkpoints:
     def chosen(self) -> dict[str, Any]:
         """The checkpoint that was chosen: ``weights`` (its path), ``criterion``, ``value`` and ``epoch``."""
         if self.evaluator is None:
+            last = self.history[-1]
             return {
                 "weights": self.folder / "best.pt",
                 "criterion": "last epoch",
-                "value": 0.0,
-                "epoch": len(self.history),
+                "value": last.get("loss", 0.0),
+                "epoch": last["epoch"],
             }
         state = self.evaluator.state
         return {

@@ -53,7 +53,7 @@ TINY = {
     "source_segmentation": SEGMENTATION | {"val_interval": 1, "max_augmented_pairs": 5},
     "domain_adaptation": SEGMENTATION
     | TRANSLATION
-    | {"pool_size": 2, "preprocessing.transforms.0.reader": "scripts.data.readers.AnyFormatReader"},
+    | {"pool_size": 2},
     "multimodal_registration": REGISTRATION,
 }
 
