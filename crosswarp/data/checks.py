@@ -193,7 +193,8 @@ def _label_faults(record: dict[str, str], num_classes: int, facts: Facts) -> lis
         faults.append(f"{path}: has values that are no class numbers; store 0 to {num_classes - 1}")
     elif unknown := sorted(set(label.values) - set(range(num_classes))):
         declared = f"declared are 0 to {num_classes - 1}"
-        faults.append(f"{path}: has the values {unknown}, {declared}; declare them or relabel")
+        more = " and more" if len(unknown) > 10 else ""
+        faults.append(f"{path}: has the values {unknown[:10]}{more}, {declared}; declare them or relabel")
     if isinstance(image, str):
         return faults
     where = f"its image {record['image']}"

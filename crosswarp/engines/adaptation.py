@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -184,6 +185,7 @@ class AdaptationTrainer(Trainer):
         super().__init__(
             device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False, **kwargs
         )
+        self._counts: Counter[str] = Counter()
         self.networks = dict(networks)
         self.networks["source_segmentation"].requires_grad_(False)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
@@ -226,8 +228,19 @@ class AdaptationTrainer(Trainer):
             critic.backward()
             self.discriminator_optimizer.step()
             output["discriminator"] = critic.detach()
+        self._record(output)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
+
+    def _record(self, output: dict[str, Tensor]) -> None:
+        """Keep the mean of each term over the epoch in the engine's metrics, on the device."""
+        if (self.state.iteration - 1) % self.state.epoch_length == 0:
+            self._counts.clear()
+            self.state.metrics.clear()
+        for name, value in output.items():
+            self._counts[name] += 1
+            mean = self.state.metrics.get(name, 0.0)
+            self.state.metrics[name] = mean + (value - mean) / self._counts[name]
 
     def _require_discriminator_gradients(self, required: bool) -> None:
         for modality in ("source", "target"):

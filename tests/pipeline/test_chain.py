@@ -51,9 +51,7 @@ TRANSLATION = {
 TINY = {
     "registration_augmentation": REGISTRATION,
     "source_segmentation": SEGMENTATION | {"val_interval": 1, "max_augmented_pairs": 5},
-    "domain_adaptation": SEGMENTATION
-    | TRANSLATION
-    | {"pool_size": 2},
+    "domain_adaptation": SEGMENTATION | TRANSLATION | {"pool_size": 2},
     "multimodal_registration": REGISTRATION,
 }
 

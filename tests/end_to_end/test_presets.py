@@ -1,0 +1,69 @@
+"""The README's commands on data of real size, with only a few steps of training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+
+from crosswarp.data import write_knee_cohort
+from crosswarp.data.prepare import prepare
+
+ROOT = Path(__file__).parents[2]
+LUMBAR = ROOT.parent / "shared" / "data" / "lumbar" / "manifest.csv"
+STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
+
+
+def execute(*files: str, **overrides) -> None:
+    work = ConfigWorkflow(
+        [str(ROOT / "configs" / file) for file in files],
+        workflow_type="train",
+        logging_file=False,
+        bundle_root=str(ROOT),
+        device="$torch.device('cpu')",
+        **overrides,
+    )
+    work.initialize()
+    work.run()
+    work.finalize()
+
+
+def train_and_evaluate(datalist: Path, run: Path) -> list[dict]:
+    few = {
+        f"{stage}#{key}": value
+        for stage in STAGES
+        for key, value in (("max_epochs", 2), ("steps_per_epoch", 3))
+    }
+    few["source_segmentation#max_augmented_pairs"] = 20
+    execute("train.json", "presets/demo.json", datalist=str(datalist), run_dir=str(run), **few)
+    execute("evaluate.json", run_dir=str(run), max_pairs=4)
+    return json.loads((run / "evaluation" / "manifest.json").read_text())["summary"]
+
+
+def test_demo_on_the_knee_cohort(tmp_path):
+    counts = {"train_labelled": 3, "train_unlabelled": 5, "val": 2, "test": 3}
+    targets = {"target_train": 5, "target_val": 2, "target_test": 3}
+    datalist = write_knee_cohort(tmp_path / "data", size=64, **counts, **targets)
+    summary = train_and_evaluate(datalist, tmp_path / "run")
+    assert {row["class"] for row in summary} == {"femur", "tibia", "fibula", "mean"}
+    history = json.loads(
+        (tmp_path / "run" / "domain_adaptation" / "checkpoints" / "history.json").read_text()
+    )
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert {"loss", "mixed_segmentation", "cycle", "discriminator", "self_training"} <= set(history[-1])
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert all(stage in report for stage in STAGES)
+
+
+@pytest.mark.skipif(not LUMBAR.is_file(), reason="the lumbar spine data set is not beside the repository")
+def test_demo_on_the_lumbar_slices(tmp_path):
+    labels = {str(number): f"L{number}" for number in range(1, 6)}
+    datalist = tmp_path / "lumbar.json"
+    prepare(LUMBAR, datalist, source="water", target="t2tse", dims=2, spatial_size=32, labels=labels)
+    summary = train_and_evaluate(datalist, tmp_path / "run")
+    assert {row["class"] for row in summary} == {*labels.values(), "mean"}
+    assert {row["modality"] for row in summary if row["kind"] == "segmentation"} == {"water", "t2tse"}
+    assert torch.load(tmp_path / "run" / "models" / "model.pt", weights_only=True)
