@@ -35,7 +35,7 @@ clean:
 
 # The stamp files make a second call free; a changed requirements file installs again.
 $(RUNTIME): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("crosswarp needs Python 3.10 or newer, \
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the pinned packages need Python 3.11 or newer, \
 	and $(PYTHON) is " + sys.version.split()[0] + ": try  make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
