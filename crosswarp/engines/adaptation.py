@@ -211,6 +211,7 @@ class AdaptationTrainer(Trainer):
         self._require_discriminator_gradients(False)
         terms, translated = self._terms(source, label, target, translates)
         if not terms:  # before self-training starts, between two translations
+            self._record({})
             return {"loss": torch.zeros(())}
         total = torch.stack([self.weights[term] * value for term, value in terms.items()]).sum()
         self.optimizer.zero_grad()

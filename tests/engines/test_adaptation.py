@@ -194,6 +194,14 @@ def test_between_translations_only_the_target_network_is_trained():
     assert images["target_segmentation"] == 2 * (4 * BATCH + 1) + 3 * (BATCH + 1)
 
 
+def test_the_metrics_of_an_epoch_are_its_own_when_it_begins_between_translations():
+    trainer = make_trainer(
+        make_networks(2), [make_batch((16, 12))] * 2, {"cycle": 1.0}, max_epochs=2, translation_interval=3
+    )
+    trainer.run()  # translates in the first step of the first epoch and in the second of the second
+    assert trainer.state.metrics["cycle"].item() == trainer.state.output["cycle"].item()
+
+
 def test_what_the_target_network_sees_is_mixed_and_augmented():
     networks = make_networks(2)
     batch = make_batch((16, 12))
