@@ -122,8 +122,10 @@ class Checkpoints:
             if self.evaluator is not None:
                 state["best_metric"] = float(self.evaluator.state.best_metric)
                 state["best_metric_epoch"] = self.evaluator.state.best_metric_epoch
-            save_atomically(state, self.folder / "last.pt")
+            # the state comes last: what is cut short before it is written again by the run that goes on
+            self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "history.json").write_text(json.dumps(self.history))
+            save_atomically(state, self.folder / "last.pt")
 
     @property
     def chosen(self) -> dict[str, Any]:

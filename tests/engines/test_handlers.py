@@ -123,6 +123,13 @@ def test_best_is_not_last_and_history_holds_every_epoch(tmp_path):
     assert len({entry["loss"] for entry in history}) == 4
 
 
+def test_no_state_stands_before_its_history(tmp_path):
+    (tmp_path / "history.json").mkdir()  # cannot be written
+    with pytest.raises(OSError):
+        Training(tmp_path).run()
+    assert not (tmp_path / "last.pt").exists()  # so that what goes on writes the history again
+
+
 def test_the_last_epoch_is_validated_whatever_the_interval(tmp_path):
     training = Training(tmp_path, val_interval=3).run()
     history = json.loads((tmp_path / "history.json").read_text())
