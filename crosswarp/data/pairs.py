@@ -21,7 +21,8 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
         one record ``{"moving": path, "fixed": path, ...}`` for each pair.
 
     Raises:
-        ValueError: when moving or fixed are not given, or their numbers do not fit.
+        ValueError: when moving or fixed are not given, their numbers do not fit, or two files in different
+            folders have one name, after which results are named.
         FileNotFoundError: naming every missing file.
     """
     lists = {key: [value] if isinstance(value, str) else list(value) for key, value in files.items() if value}
@@ -38,6 +39,16 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
     missing = sorted({path for value in paths.values() for path in value if not Path(path).exists()})
     if missing:
         raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
+    for key in ("moving", "fixed"):
+        names: dict[str, set[str]] = {}
+        for path in paths[key]:
+            names.setdefault(Path(Path(path).name.removesuffix(".gz")).stem, set()).add(path)
+        alike = [sorted(found) for found in names.values() if len(found) > 1]
+        if alike:
+            raise ValueError(
+                f"Expected {key} files of different names, since results are named after them and would "
+                f"overwrite each other, got {alike}: rename them, or give each run its own output folder."
+            )
     return [{key: value[i % len(value)] for key, value in paths.items()} for i in range(count)]
 
 

@@ -52,6 +52,20 @@ def test_what_cannot_be_paired_is_said(folder, files, error, message):
         pair_records(str(folder), **files)
 
 
+@pytest.mark.parametrize("key", ["moving", "fixed"])
+def test_files_whose_results_would_overwrite_each_other_are_refused(tmp_path, key):
+    for file in ("first/t1.nii.gz", "second/t1.nii.gz", "first/t2.nii.gz"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    other = "fixed" if key == "moving" else "moving"
+    alone = pair_records(str(tmp_path), **{key: ["first/t1.nii.gz"] * 2, other: "second/t1.nii.gz"})
+    assert len(alone) == 2
+    with pytest.raises(ValueError, match=f"Expected {key} files of different names.*first/t1.*second/t1"):
+        pair_records(
+            str(tmp_path), **{key: ["first/t1.nii.gz", "second/t1.nii.gz"], other: "first/t2.nii.gz"}
+        )
+
+
 @given(sizes, sizes)
 def test_all_pairs_come_once(first: int, second: int) -> None:
     assert sorted(spread_pairs(first, second)) == sorted(product(range(first), range(second)))
