@@ -18,6 +18,7 @@ from numpy.random import Generator
 from .checks import SPLITS, Facts, FileFacts, find_faults, read_facts, warn_of_missing_spacing
 from .datalist import SECTIONS, Datalist, DatalistError, parse_datalist
 
+VOXEL_FILES = (".raw", ".zraw", ".raw.gz")  # what an MHD or NHDR header beside it names
 LARGEST_GRID = {2: 256, 3: 128}  # default per axis: what a workstation's GPU trains comfortably
 
 
@@ -232,6 +233,8 @@ def _read_folder(folder: Path, subject_pattern: str, faults: list[str]) -> list[
 def _files_by_stem(folder: Path, faults: list[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("[!.]*")):
+        if path.name.lower().endswith(VOXEL_FILES):
+            continue
         stem = path.name if path.is_dir() else re.sub(r"(\.nii)?\.[^.]+$", "", path.name)
         if stem in files:
             faults.append(f"{path}: same name as {files[stem].name} up to the suffix; keep one of them")

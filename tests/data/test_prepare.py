@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -95,6 +96,16 @@ def test_png_folders_give_the_same_splits_and_say_that_spacing_is_missing(tree, 
     assert png.spatial_size == nifti.spatial_size
     for a, b in ((nifti.source, png.source), (nifti.target, png.target)):
         assert [record["subject"] for record in a.records()] == [record["subject"] for record in b.records()]
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr"])
+def test_headers_with_their_voxels_in_another_file(tree, tmp_path, suffix):
+    for path in tree.rglob("*.nii.gz"):
+        itk.imwrite(itk.imread(path), str(path).replace(".nii.gz", suffix))
+        path.unlink()
+    datalist = prepare_tree(tree, tmp_path / "out.json")
+    images = [record["image"] for record in datalist.source.records() + datalist.target.records()]
+    assert len(images) == 16 + 5 and all(image.endswith(suffix) for image in images)
 
 
 def test_splits_follow_the_seed(tree, tmp_path):
