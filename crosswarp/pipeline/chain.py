@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import subprocess
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from .bundle import (
     WEIGHTS,
     copy_bundle_files,
     file_digest,
+    read_json,
     write_inference_config,
     write_json,
 )
@@ -156,10 +156,8 @@ class Chain:
             weights = torch.load(self.run_dir / name / WEIGHTS, map_location="cpu", weights_only=True)
             network.get_submodule(MODULES[part]).load_state_dict(weights)
         save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
-        manifests = {
-            name: json.loads((self.run_dir / name / "manifest.json").read_text()) for name in self.stages
-        }
-        provenance = json.loads((self.run_dir / "run.json").read_text()) | {
+        manifests = {name: read_json(self.run_dir / name / "manifest.json") for name in self.stages}
+        provenance = read_json(self.run_dir / "run.json") | {
             "versions": package_versions(),
             "git_commit": git_commit(self.bundle_root),
             "seed": self.common.get("seed"),

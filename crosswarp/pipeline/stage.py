@@ -26,6 +26,7 @@ from .bundle import (
     WEIGHTS,
     copy_bundle_files,
     file_digest,
+    read_json,
     run_values,
     write_inference_config,
     write_json,
@@ -66,7 +67,7 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
         check_datalist(datalist)
     digest = datalist_digest(datalist)
     if claimed_before:
-        claimed = json.loads(path.read_text(encoding="utf-8"))
+        claimed = read_json(path)
         if claimed["datalist_digest"] != digest:
             raise ValueError(
                 f"Expected a run of {datalist.path} in {run_dir}, but the folder holds a run of "
@@ -109,7 +110,7 @@ class Stage:
     def manifest(self) -> dict[str, Any] | None:
         """What the folder's manifest says; None without one."""
         path = self.folder / "manifest.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return read_json(path) if path.is_file() else None
 
     def input_digests(self) -> dict[str, str]:
         """Digest of the weights of each stage that this one uses.
