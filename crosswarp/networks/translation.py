@@ -101,7 +101,7 @@ class TranslationGenerator(nn.Module):
         """Translate images.
 
         Args:
-            image: ``[B, in_channels, *spatial]``, each axis longer than ``2 ** num_downsamples``.
+            image: ``[B, in_channels, *spatial]``, each axis longer than 3 and than ``2 ** num_downsamples``.
 
         Returns:
             ``[B, out_channels, *spatial]``.
