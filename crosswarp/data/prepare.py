@@ -20,6 +20,7 @@ from .datalist import SECTIONS, Datalist, DatalistError, parse_datalist
 
 VOXEL_FILES = (".raw", ".zraw", ".raw.gz")  # what an MHD or NHDR header beside it names
 LARGEST_GRID = {2: 256, 3: 128}  # default per axis: what a workstation's GPU trains comfortably
+SMALLEST_GRID = 32  # what the discriminators of the adaptation can still take
 
 
 @dataclass
@@ -71,7 +72,7 @@ def prepare(
         labels: class names by label value; by default the values found, named "label 1" and so on.
         dims: 2 or 3: which rows of a CSV file to take, and what images must be; by default what most are.
         spatial_size: size of the networks' grid, one number or one per axis; by default the median image
-            size, rounded to a multiple of 16, at most 256 (2D) or 128 (3D) per axis.
+            size, rounded to a multiple of 16, at least 32, at most 256 (2D) or 128 (3D) per axis.
         subject_pattern: regular expression (its first group, if any) that finds the subject in the file name
             of an image; by default what stands before the first "_". For folders only.
         val_fraction: share of subjects for validation.
@@ -321,7 +322,7 @@ def _grid(wanted: int | Sequence[int] | None, dims: int, shapes: list[tuple[int,
         return list(wanted)
     largest = LARGEST_GRID.get(dims, 16)
     sizes = np.median([shape for shape in shapes if len(shape) == dims] or [(largest,) * dims], axis=0)
-    return [int(np.clip(16 * round(size / 16), 16, largest)) for size in sizes]
+    return [int(np.clip(16 * round(size / 16), SMALLEST_GRID, largest)) for size in sizes]
 
 
 def _class_names(names: Mapping[Any, str] | None, labels: list[FileFacts]) -> dict[str, str]:

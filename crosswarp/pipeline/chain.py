@@ -40,6 +40,18 @@ MODULES = {
     "registration": "registration",
 }
 
+# networks of the stages that halve the grid, and the channels of their images
+STRIDED = {
+    "source_segmentation": {"network_def": "source_channels"},
+    "domain_adaptation": {
+        "network_def": "target_channels",
+        "source_to_target": "source_channels",
+        "target_to_source": "target_channels",
+        "source_discriminator": "source_channels",
+        "target_discriminator": "target_channels",
+    },
+}
+
 
 def git_commit(folder: Path) -> str | None:
     """The commit that is checked out in a folder; None where there is no repository."""
@@ -99,13 +111,38 @@ class Chain:
         """Check every parameter and all the data before anything is trained.
 
         Raises:
-            SystemExit: for unknown parameters of the chain or of a stage, faults of the data (all of them),
-                or a run folder that holds a run of other data.
+            SystemExit: for unknown parameters of the chain or of a stage, networks that cannot take the
+                images' size, faults of the data (all of them), or a run folder with a run of other data.
         """
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
         for name, overrides in self.stages.items():
             check_ids(overrides, read_config(*self.config_files(name)), f"Stage {name}")
+        self.check_sizes()
         claim_run(self.run_dir, self.datalist)
+
+    def check_sizes(self) -> None:
+        """Try the networks that cannot take every image size, without computing anything.
+
+        Raises:
+            ValueError: naming every network that the spatial_size does not fit.
+        """
+        faults = []
+        for name, networks in STRIDED.items():
+            parser = self.workflow(name).parser
+            parser.parse()
+            size = parser.get_parsed_content("spatial_size")
+            for identifier, channels in networks.items():
+                image = torch.zeros(2, parser.get_parsed_content(channels), *size, device="meta")
+                with torch.device("meta"):
+                    network = parser.get_parsed_content(identifier)
+                try:
+                    network(image)
+                except (RuntimeError, ValueError) as error:
+                    reason = str(error).splitlines()[0]
+                    faults.append(f"- {identifier} of stage {name} cannot take {list(size)}: {reason}")
+        if faults:
+            advice = "choose a spatial_size of multiples of 16, at least 32, or networks with fewer strides"
+            raise ValueError("\n".join([f"Images do not fit; {advice}:", *faults]))
 
     def workflow(self, name: str) -> ConfigWorkflow:
         """The training workflow of a stage with all overrides; nothing is evaluated yet."""

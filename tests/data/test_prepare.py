@@ -70,7 +70,7 @@ def prepare_tree(tree, out, **options):
 def test_folders(tree, tmp_path, capsys):
     datalist = prepare_tree(tree, tmp_path / "out" / "mine.json", val_fraction=0.2, test_fraction=0.3)
     assert (datalist.name, datalist.spatial_dims) == ("mine", 2)
-    assert datalist.spatial_size == [32, 16]  # 24 and 20 rounded to multiples of 16 (24 is as near to 32)
+    assert datalist.spatial_size == [32, 32]  # 24 and 20 are rounded to multiples of 16, at least 32
     assert datalist.label_names == ["background", "label 1", "label 2"]
     source, target = datalist.source, datalist.target
     assert [len(subjects(source.records(s))) for s in ("train_labelled", "val", "test")] == [3, 1, 2]

@@ -262,6 +262,10 @@ def test_an_interrupted_chain_ends_as_an_uninterrupted_one(stage, original, tmp_
         ),
         ({"seeds": 3}, r"configs/train.json has no parameter 'seeds' .did you mean seed\?"),
         ({"domain_adaption": {"max_epochs": 3}}, "'domain_adaption' .did you mean domain_adaptation"),
+        (
+            {"spatial_size": [37, 32]},
+            r"Images do not fit.*(\n.*)*network_def of stage source_segmentation cannot take \[37, 32\]",
+        ),
         ({"preset": "fast"}, r"No preset 'fast' for registration_augmentation: expected one of \["),
     ],
 )
