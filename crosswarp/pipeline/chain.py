@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigWorkflow
+from torch import Tensor
 
 from ..data import Datalist
 from ..engines import save_atomically
@@ -136,7 +137,9 @@ class Chain:
                 with torch.device("meta"):
                     network = parser.get_parsed_content(identifier)
                 try:
-                    network(image)
+                    output = network(image)
+                    if isinstance(output, Tensor) and output.shape[2:] != image.shape[2:]:
+                        raise ValueError(f"its output has the size {list(output.shape[2:])}")
                 except (RuntimeError, ValueError) as error:
                     reason = str(error).splitlines()[0]
                     faults.append(f"- {identifier} of stage {name} cannot take {list(size)}: {reason}")

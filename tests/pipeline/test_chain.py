@@ -56,7 +56,7 @@ TINY = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Small tensors gain nothing from more, and sums stay in one order."""
     threads = torch.get_num_threads()
