@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..files import replacing
 from ..losses import LNCCLoss
 from ..spatial import fold_fraction, sample
 from .batches import stack_samples
@@ -161,6 +161,5 @@ class AugmentedSamples(Mapping[str, Tensor]):
             {"moving": m, "fixed": f, "similarity": s, "folds": d, "kept": bool(s >= threshold and d <= 0.01)}
             for (m, f), s, d in zip(pairs.tolist(), similarity, folds, strict=True)
         ]
-        partial = self.folder / "index.partial"  # an index means that all is written
-        partial.write_text(json.dumps({"originals": count, "pairs": index}))
-        os.replace(partial, self.folder / "index.json")
+        with replacing(self.folder / "index.json") as partial:  # an index means that all is written
+            partial.write_text(json.dumps({"originals": count, "pairs": index}))

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from math import lcm
 from pathlib import Path
 
+from ..transforms.registration import file_stem
+
 Paths = str | Sequence[str] | None
 
 
@@ -42,7 +44,7 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
     for key in ("moving", "fixed"):
         names: dict[str, set[str]] = {}
         for path in paths[key]:
-            names.setdefault(Path(Path(path).name.removesuffix(".gz")).stem, set()).add(path)
+            names.setdefault(file_stem(path), set()).add(path)
         alike = [sorted(found) for found in names.values() if len(found) > 1]
         if alike:
             raise ValueError(

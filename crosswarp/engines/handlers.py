@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,14 +15,13 @@ from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 from torch import nn
 
+from ..files import replacing
+
 
 def save_atomically(content: Any, path: str | Path) -> None:
     """``torch.save``, but a reader of ``path`` never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    torch.save(content, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        torch.save(content, partial)
 
 
 class SeedEpochs:

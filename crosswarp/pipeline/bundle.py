@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from copy import deepcopy
@@ -15,6 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from ..files import replacing
 from .config import read_config
 
 WEIGHTS = Path("models") / "model.pt"
@@ -25,7 +25,6 @@ DATA_IDS = (
     "spatial_dims",
     "spatial_size",
     "num_classes",
-    "label_names",
     "source_channels",
     "target_channels",
 )
@@ -36,10 +35,8 @@ NETWORK_IDS = ("network_def", "displacement_network")
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:

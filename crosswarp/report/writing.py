@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
@@ -15,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
+from ..files import replacing
 from ..metrics import Row, summarise, summary_tables
 from .figures import BASELINES, CLASS_COLOURS, curves_figure, dice_figure, pair_figure, segmentation_figure
 
@@ -34,7 +34,8 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(path, text.getvalue())
+    with replacing(path) as partial:
+        partial.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def write_report(
@@ -84,7 +85,8 @@ def write_report(
         curves={stage: _embed(curves_figure(series), "svg") for stage, series in curves.items() if series},
         provenance=list(_flatten(provenance)),
     )
-    _write(path, html)
+    with replacing(path) as partial:
+        partial.write_text(html, encoding="utf-8", newline="")
 
 
 def _headlines(summary: Sequence[Row]) -> list[tuple[str, str, str]]:
@@ -122,12 +124,3 @@ def _flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, 
             yield from _flatten(value, f"{above}{key} / ")
         else:
             yield f"{above}{key}", value
-
-
-def _write(path: str | Path, text: str) -> None:
-    """Write a neighbour, then rename it: a reader never sees half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)

@@ -16,6 +16,11 @@ from torch import Tensor
 from ..spatial import identity_map, resize_map, sample
 
 
+def file_stem(path: str | Path) -> str:
+    """A file's name without its suffix, ``.gz`` included: what results are named after."""
+    return Path(Path(path).name.removesuffix(".gz")).stem
+
+
 def on_grid_of(image: Tensor, reference: MetaTensor) -> MetaTensor:
     """Give an image ``[C, *spatial]`` the affine and file name of a reference with the same grid."""
     return MetaTensor(image, meta=dict(reference.meta))
@@ -55,9 +60,8 @@ class WarpMovingd(MapTransform):
         for key, mode in self.key_iterator(result, self.modes):
             moving = result[key].as_subclass(Tensor).to(phi.device)
             warped = on_grid_of(sample(moving[None], phi, mode)[0], reference)
-            names = (Path(image.meta["filename_or_obj"]).name for image in (result[key], reference))
             warped.meta["filename_or_obj"] = "_to_".join(
-                Path(name.removesuffix(".gz")).stem for name in names
+                file_stem(image.meta["filename_or_obj"]) for image in (result[key], reference)
             )
             result[f"warped_{key}"] = warped
         return result
