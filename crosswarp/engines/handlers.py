@@ -1,4 +1,4 @@
-"""Ignite handlers: seeding, checkpoints and history, so that a run can be repeated and resumed to the bit."""
+"""Ignite handlers: seeding, checkpoints, history, schedule; a run can be repeated and resumed to the bit."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from monai.engines import Evaluator
 from torch import nn
 
 from ..files import replacing
+from ..networks import MultiStepRegistration
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
@@ -143,6 +144,35 @@ class Checkpoints:
             "value": float(state.best_metric),
             "epoch": state.best_metric_epoch,
         }
+
+
+class AddSteps:
+    """Train the coarse steps of a multi-step registration first, later all of them together.
+
+    A step that does not take part has no gradients, so the optimiser has no state for it before it joins. It
+    acts at the start of each epoch, by the epoch's number, and so in a resumed training too.
+
+    Args:
+        network: a ``networks.MultiStepRegistration``.
+        first: how many steps train from the start, the coarsest first.
+        epochs: epochs before the others join them.
+
+    Raises:
+        ValueError: unless ``first`` is between 1 and the number of steps.
+    """
+
+    def __init__(self, network: MultiStepRegistration, first: int, epochs: int) -> None:
+        if not 1 <= first <= len(network.networks):
+            raise ValueError(f"Expected `first` between 1 and {len(network.networks)} steps, got {first}.")
+        self.network, self.first, self.epochs = network, first, epochs
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Choose the steps of the epoch that the engine is about to run."""
+        self.network.active = self.first if engine.state.epoch <= self.epochs else len(self.network.networks)
 
 
 class EpochProgress:

@@ -25,6 +25,9 @@ class MultiStepRegistration(nn.Module):
         downsampling: factor of each step, a power of two, coarse to fine, e.g. ``[4, 2, 1]``.
         image_channels: channels of one image.
 
+    Attributes:
+        active: how many networks take part, the coarse ones first; all from the start.
+
     Raises:
         ValueError: unless each network has a factor, a power of two not above the one before it.
     """
@@ -46,6 +49,7 @@ class MultiStepRegistration(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.downsampling = tuple(downsampling)
         self.image_channels = image_channels
+        self.active = len(self.networks)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Register pairs of images.
@@ -69,7 +73,7 @@ class MultiStepRegistration(nn.Module):
             pyramid.append(halve(pyramid[-1]))
 
         displacements: list[torch.Tensor] = []
-        for network, factor in zip(self.networks, self.downsampling, strict=True):
+        for network, factor in zip(self.networks, self.downsampling[: self.active], strict=False):
             pair = pyramid[factor.bit_length() - 1]
             if displacements:
                 moving, fixed = pair.split(self.image_channels, dim=1)

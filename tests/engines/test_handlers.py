@@ -16,7 +16,8 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 
 from crosswarp.data import RandomBatches
-from crosswarp.engines import Checkpoints, EpochProgress, SeedEpochs, save_atomically
+from crosswarp.engines import AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
+from crosswarp.networks import DisplacementUNet, MultiStepRegistration
 
 EPOCHS, STEPS = 4, 3
 SCORES = {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.4}
@@ -173,6 +174,53 @@ def test_an_epoch_draws_the_same_whatever_came_before():
     assert draws(seed=5, first_epoch=3)[3] == whole[3]
     for kind in range(3):
         assert len({values[kind] for values in (*whole.values(), *draws(seed=6).values())}) == 6
+
+
+class TwoParts:
+    """A registration whose second step joins after two of four epochs, with Adam, kept by `Checkpoints`."""
+
+    def __init__(self, folder):
+        steps = [DisplacementUNet(2, 2, (4,), (4,)) for _ in range(2)]
+        for step in steps:
+            nn.init.normal_(step.head.weight, std=0.1)
+        self.network = MultiStepRegistration(steps, [2, 1], 1)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=0.01)
+        self.engine = Engine(self.step)
+        self.active, objects = {}, {"network": self.network, "optimizer": self.optimizer}
+        AddSteps(self.network, first=1, epochs=2).attach(self.engine)
+        Checkpoints(folder, self.network, objects).attach(self.engine)
+
+    def step(self, engine, images):
+        self.active[engine.state.epoch] = self.network.active
+        self.optimizer.zero_grad()
+        self.network(images).square().mean().backward()
+        self.optimizer.step()
+
+    def run(self, max_epochs):
+        self.engine.run([torch.ones(1, 2, 8, 8).cumsum(3) / 8] * 2, max_epochs=max_epochs)
+        return self
+
+
+@pytest.mark.parametrize("interrupted", [1, 2, 3])
+def test_steps_join_after_their_epochs_also_in_a_resumed_training(tmp_path, interrupted):
+    torch.manual_seed(0)
+    whole = TwoParts(tmp_path / "whole").run(4)
+    assert whole.active == {1: 1, 2: 1, 3: 2, 4: 2}
+    torch.manual_seed(0)
+    first = TwoParts(tmp_path / "parts").run(interrupted)
+    joined = first.network.networks[1].head.weight in first.optimizer.state
+    assert joined == (interrupted > 2)
+    resumed = TwoParts(tmp_path / "parts").run(4)  # from other random weights
+    assert resumed.active == {epoch: whole.active[epoch] for epoch in range(interrupted + 1, 5)}
+    assert_same(resumed.network.state_dict(), whole.network.state_dict())
+    assert_same(resumed.optimizer.state_dict(), whole.optimizer.state_dict())
+
+
+def test_steps_that_cannot_join_are_named():
+    network = MultiStepRegistration([DisplacementUNet(2, 2, (4,), (4,))], [1], 1)
+    for first in (0, 2):
+        with pytest.raises(ValueError, match=f"between 1 and 1 steps, got {first}"):
+            AddSteps(network, first, 2)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):

@@ -180,6 +180,26 @@ def test_every_step_learns_and_metatensors_are_taken_as_tensors():
     assert all(parameter.grad.abs().max() > 0 for parameter in model.parameters())
 
 
+def test_only_the_active_steps_take_part():
+    model, images = registration(2, [4, 2, 1, 1]), torch.rand(2, 2, 20, 31)
+    truncated = MultiStepRegistration(list(model.networks)[:3], [4, 2, 1], 1).eval()
+    whole = model(images)
+    model.active = 3
+    phi = model(images)
+    assert torch.equal(phi, truncated(images))
+    assert (phi - whole).abs().max() > 0.01  # normalised units: the fourth step would have moved points
+    phi.square().sum().backward()
+    learns = [[p.grad is not None for p in network.parameters()] for network in model.networks]
+    assert all(map(all, learns[:3])) and not any(learns[3])
+
+
+def test_a_step_that_has_not_trained_adds_nothing():
+    trained = registration(2)
+    model = MultiStepRegistration([*trained.networks, DisplacementUNet(2, 2, *CHANNELS)], [4, 2, 1, 1], 1)
+    images = torch.rand(2, 2, 20, 31)
+    torch.testing.assert_close(model.eval()(images), trained(images), atol=1e-6, rtol=0)
+
+
 def test_faulty_arguments_are_named():
     networks = [DisplacementUNet(2, 2, (4,), (4,)) for _ in range(2)]
     with pytest.raises(ValueError, match=r"2 networks and factors \[1\]"):
