@@ -40,7 +40,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
         others: samples with ``image``, fixed; when empty, the labelled images are registered onto each other.
         num_classes: classes of the labels, background included.
         keep: share of the pairs to keep.
-        max_pairs: most pairs to compute, a random choice of all.
+        max_pairs: most pairs to compute, a random choice of all; None for all of them.
         original_share: share of the draws that are labelled originals.
         batch_size: pairs in a batch.
         seed: of the choice of pairs.
@@ -58,7 +58,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
         others: Sequence[Mapping[str, Any]],
         num_classes: int,
         keep: float = 0.8,
-        max_pairs: int = 2000,
+        max_pairs: int | None = 2000,
         original_share: float = 0.2,
         batch_size: int = 16,
         seed: int = 0,
@@ -114,7 +114,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
         others: Sequence[Mapping[str, Any]],
         num_classes: int,
         keep: float,
-        max_pairs: int,
+        max_pairs: int | None,
         batch_size: int,
         seed: int,
     ) -> None:

@@ -10,9 +10,13 @@ from pydoc import locate
 from typing import Any
 
 import pytest
+import torch
+from icon_registration.networks import tallUNet2
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.bundle.properties import InferProperties, TrainProperties
+from monai.bundle.utils import MERGE_KEY
 from monai.bundle.workflows import _reject_executable_logging_config
+from torch import nn
 
 from crosswarp.pipeline.config import REFERENCE, check_ids, read_config
 
@@ -125,13 +129,69 @@ def test_required_ids_of_monai_are_there(path):
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
 def test_presets_change_what_is_there(path):
-    check_ids(ConfigParser.load_config_file(path), read_config(path.parents[1] / "train.json"), name(path))
+    ids = [key.removeprefix(MERGE_KEY) for key in ConfigParser.load_config_file(path)]
+    check_ids(ids, read_config(path.parents[1] / "train.json"), name(path))
 
 
 def test_every_stage_has_every_preset():
     presets = [{path.name for path in OVERLAYS if path.parents[2] == bundle} for bundle in BUNDLES]
     whole = {path.name for path in (ROOT / "configs" / "presets").glob("*.json")}
     assert presets == [presets[0]] * 4 and whole <= presets[0]
+
+
+def paper(stage: str, **values: Any) -> ConfigParser:
+    """The training config of a stage with the paper's settings, for three channels and four classes."""
+    configs = ROOT / "bundles" / stage / "configs"
+    parser = read_config(configs / "train.json", configs / "presets" / "paper.json")
+    parser.update({"spatial_dims": 2, "num_classes": 4, "source_channels": 3, "target_channels": 3} | values)
+    return parser
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("stage", "downsampling", "channels"),
+    [("registration_augmentation", (4, 2, 1, 1), 3), ("multimodal_registration", (4, 2, 1), 4)],
+)
+def test_the_papers_registration_is_made_of_icons_networks(stage, downsampling, channels):
+    network = paper(stage).get_parsed_content("network_def")
+    assert network.downsampling == downsampling
+    step = count_parameters(tallUNet2(2, channels))
+    assert [count_parameters(each) for each in network.networks] == [step] * len(downsampling)
+
+
+def test_the_papers_adaptation_has_cyclegans_networks_and_keeps_the_resolution():
+    parser = paper("domain_adaptation")
+    published = {"source_to_target": 11_378_179, "target_to_source": 11_378_179}  # 3 channels: "11.378 M"
+    published |= {"source_discriminator": 2_763_841, "target_discriminator": 2_763_841}  # without idle biases
+    assert {key: count_parameters(parser.get_parsed_content(key)) for key in published} == published
+    for stage in ("source_segmentation", "domain_adaptation"):
+        network = paper(stage).get_parsed_content("network_def")
+        strides = {module.stride for module in network.modules() if isinstance(module, nn.Conv2d)}
+        assert strides == {(1, 1)} and network.num_res_units == 8
+        assert list(network.channels) == [4, 8, 16, 32, 64, 128]
+
+
+@pytest.mark.parametrize("which", ["", "discriminator_"])
+def test_the_papers_rates_fall_to_zero_over_the_second_half_also_when_resumed(which):
+    def start():
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=2.0)
+        parser = paper("domain_adaptation", max_epochs=2, steps_per_epoch=4)
+        parser[f"train#{which}optimizer"] = optimizer
+        return optimizer, parser.get_parsed_content(f"train#{which}scheduler")
+
+    rates, objects = [], start()
+    for _ in range(8):
+        rates.append(objects[0].param_groups[0]["lr"])
+        for item in objects:
+            item.step()
+        states, objects = [item.state_dict() for item in objects], start()
+        for item, state in zip(objects, states, strict=True):
+            item.load_state_dict(state)
+    assert rates == pytest.approx([2, 2, 2, 2, 2, 1.5, 1, 0.5])
+    assert objects[0].param_groups[0]["lr"] == pytest.approx(0)
 
 
 def test_all_training_configs_read_images_in_the_same_way():

@@ -11,6 +11,8 @@ from monai.bundle import ConfigWorkflow
 
 from crosswarp.data import write_knee_cohort
 from crosswarp.data.prepare import prepare
+from crosswarp.pipeline import load_network
+from tests.cohorts import write_blob_cohort
 
 ROOT = Path(__file__).parents[2]
 LUMBAR = ROOT.parent / "shared" / "data" / "lumbar" / "manifest.csv"
@@ -57,6 +59,32 @@ def test_demo_on_the_knee_cohort(tmp_path):
     assert terms <= set().union(*history)
     report = (tmp_path / "run" / "report.html").read_text()
     assert all(stage in report for stage in STAGES)
+
+
+def test_paper_in_two_steps(tmp_path):
+    datalist = write_blob_cohort(
+        tmp_path / "data", spatial_size=(32, 32), train_labelled=3, train_unlabelled=4
+    )
+    run = tmp_path / "run"
+    few = {f"{stage}#max_epochs": 2 for stage in STAGES} | {f"{stage}#steps_per_epoch": 1 for stage in STAGES}
+    few |= {f"{stage}#batch_size": 2 for stage in STAGES if stage != "domain_adaptation"}
+    execute("train.json", "presets/paper.json", datalist=str(datalist), run_dir=str(run), **few)
+    last = {stage: torch.load(run / stage / "checkpoints" / "last.pt", weights_only=True) for stage in STAGES}
+    # the fourth network joined in the second epoch, and is used
+    states = last["registration_augmentation"]["optimizer"]["state"]
+    fourth = len(states) // 4
+    assert [state["step"] for state in states.values()] == [2] * 3 * fourth + [1] * fourth
+    assert load_network(run / "registration_augmentation").active == 4
+    # no pair is left out, no term of ours is added, and no weights are averaged
+    index = json.loads((run / "source_segmentation" / "augmented" / "index.json").read_text())
+    assert len(index["pairs"]) == 3 * 4
+    history = json.loads((run / "domain_adaptation" / "checkpoints" / "history.json").read_text())
+    terms = {"adversarial", "cycle", "identity", "translated_segmentation", "cycle_segmentation"}
+    terms |= {"agreement", "cycle_agreement"}
+    assert set(history[-1]) == terms | {"epoch", "loss", "discriminator"}
+    published = torch.load(run / "domain_adaptation" / "models" / "model.pt", weights_only=True)
+    torch.testing.assert_close(published, last["domain_adaptation"]["network"], rtol=0, atol=0)
+    assert load_network(run).registration.downsampling == (4, 2, 1)
 
 
 @pytest.mark.skipif(not LUMBAR.is_file(), reason="the lumbar spine data set is not beside the repository")
