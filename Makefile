@@ -9,8 +9,10 @@ BIN    := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOP := .venv/.develop
 
-# Threads that wait should not spin: with anything else on the machine, spinning makes training many times slower.
+# Threads that wait should spin briefly. Without spinning, small networks take twice as long (a step of 82 instead of
+# 44 ms on 2 cores); spinning for long makes training many times slower when anything else runs on the machine.
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT  := 10000
 
 .PHONY: demo test lint clean
 

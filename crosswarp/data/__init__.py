@@ -7,6 +7,7 @@ from .datalist import Datalist, DatalistError, Modality, datalist_digest, load_d
 from .knee import write_knee_cohort
 from .label_pool import label_pool
 from .pairs import pair_records
+from .pseudo_labels import PseudoLabels
 from .readers import AnyFormatReader
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "DatalistError",
     "FixedPairBatches",
     "Modality",
+    "PseudoLabels",
     "RandomBatches",
     "RandomPairBatches",
     "check_datalist",

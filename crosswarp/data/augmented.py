@@ -95,11 +95,16 @@ class AugmentedSamples(Mapping[str, Tensor]):
         }
         kept = torch.tensor([float(pair["kept"]) for pair in self.index])
         share = original_share if kept.sum() > 0 else 1.0
-        originals = torch.full((content["originals"],), share / content["originals"])
+        self._num_originals = content["originals"]
+        originals = torch.full((self._num_originals,), share / self._num_originals)
         self.weights = torch.cat([originals, kept * (1 - share) / kept.sum().clamp(min=1)])
 
     def __getitem__(self, key: str) -> Tensor:
         return self._tensors[key]
+
+    def originals(self, key: str) -> Tensor:
+        """The labelled originals among the samples: ``[M, C, *spatial]``."""
+        return self._tensors[key][: self._num_originals]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

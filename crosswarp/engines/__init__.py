@@ -2,16 +2,19 @@
 
 from .adaptation import AdaptationTrainer, ImagePool, ZipBatches
 from .handlers import AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
+from .precision import AutocastInferer, fast_bfloat16
 from .registration import PreparePairs
 
 __all__ = [
     "AdaptationTrainer",
     "AddSteps",
+    "AutocastInferer",
     "Checkpoints",
     "EpochProgress",
     "ImagePool",
     "PreparePairs",
     "SeedEpochs",
     "ZipBatches",
+    "fast_bfloat16",
     "save_atomically",
 ]

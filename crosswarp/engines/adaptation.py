@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from monai.engines import Trainer
 from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -84,13 +86,12 @@ class ImagePool(nn.Module):
             new = images[:room]
             self.images = torch.cat([self.images, new]) if len(self.images) else new.clone()
             return images
-        swapped = (torch.rand(len(images)) < 0.5).nonzero().flatten().to(images.device)
-        slots = torch.randperm(self.size)[: len(swapped)].to(images.device)
-        swapped = swapped[: len(slots)]
-        result = images.clone()
-        result[swapped] = self.images[slots]
-        self.images[slots] = images[swapped]
-        return result
+        new = images[: self.size]  # no more than there are slots to swap with
+        slots = torch.randperm(self.size, device=images.device)[: len(new)]
+        swap = torch.rand(len(new), *[1] * (images.dim() - 1), device=images.device) < 0.5
+        old = self.images[slots]
+        self.images[slots] = torch.where(swap, new, old)
+        return torch.cat([torch.where(swap, old, new), images[self.size :]])
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
         self.images = torch.empty_like(state_dict[f"{prefix}images"])
@@ -111,10 +112,8 @@ class AdaptationTrainer(Trainer):
     - ``agreement``: S_t(x_t) with S_s(F(x_t)); ``cycle_agreement``: S_t(G(F(x_t))) with S_s(F(x_t));
     - ``mixed_segmentation``, which the paper does not have: S_t(x_s in the style of x_t) against y_s, where
       the style is not learned (``transforms.RandomSpectrum``) and so works from the first step;
-    - ``self_training``, likewise: S_t(x_t) against the labels of a teacher, the average of S_t over time, on
-      those images of a batch for which the teacher says the same of the image and of an augmented copy. Where
-      the network fails it fails differently each time, so that mistakes are not learned; what it gets right
-      teaches it the target's look.
+    - ``self_training``, likewise: S_t(x_t) against labels of x_t that come with the batch
+      (``engines.PseudoLabels``), on those images whose labels are the least in doubt.
 
     What S_s says of F(x_t) is a teacher in both agreements and receives no gradient: otherwise F learns to
     draw what S_t believes. S_s has no gradients of its own and always evaluates; gradients pass *through* it
@@ -123,7 +122,8 @@ class AdaptationTrainer(Trainer):
     Args:
         device: where to train.
         max_epochs: epochs to train.
-        train_data_loader: yields ``source_image``, ``source_label`` (integers) and ``target_image``.
+        train_data_loader: yields ``source_image``, ``source_label`` (integers) and ``target_image``; for
+            ``self_training`` also ``target_label`` and ``target_disagreement`` ``[B]``.
         networks: by name: ``source_to_target``, ``target_to_source``, ``source_discriminator``,
             ``target_discriminator``, ``source_segmentation``, ``target_segmentation``. Segmentation networks
             return logits.
@@ -131,10 +131,11 @@ class AdaptationTrainer(Trainer):
         discriminator_optimizer: of both discriminators.
         adversarial_loss: called as MONAI's ``PatchAdversarialLoss``.
         segmentation_loss: of logits ``[B, K, *spatial]`` and integer labels ``[B, 1, *spatial]``.
+        self_training_loss: likewise, for ``self_training``. Dice gains by making unsure structures larger,
+            and with the network's own labels that adds up; cross entropy does not.
         agreement_loss: of two probability maps ``[B, K, *spatial]``.
         weights: weight of each term (``TERMS``); a term left out is not computed.
         pools: image pools ``source`` and ``target`` for the discriminators.
-        teacher: average of S_t over time, for ``self_training``.
         reliable_share: share of each batch of target images that ``self_training`` uses.
         self_training_start: epochs before ``self_training`` begins.
         translation_interval: steps from one training of generators and discriminators to the next; between
@@ -142,6 +143,7 @@ class AdaptationTrainer(Trainer):
         style_mixing: called with ``{"image": x_s, "style": x_t}``, returns x_s in the style of x_t under
             ``image``.
         segmentation_augmentation: called with ``{"image": ...}`` on what S_t is trained on, fresh each time.
+        inferer: runs the networks, e.g. in half precision.
         kwargs: of ``monai.engines.Trainer``.
 
     Raises:
@@ -158,15 +160,16 @@ class AdaptationTrainer(Trainer):
         discriminator_optimizer: Optimizer,
         adversarial_loss: nn.Module,
         segmentation_loss: nn.Module,
+        self_training_loss: nn.Module,
         agreement_loss: nn.Module,
         weights: Mapping[str, float],
         pools: Mapping[str, ImagePool],
-        teacher: nn.Module,
         reliable_share: float = 0.5,
         self_training_start: int = 0,
         translation_interval: int = 1,
         style_mixing: BatchTransform = _unchanged,
         segmentation_augmentation: BatchTransform = _unchanged,
+        inferer: Inferer | None = None,
         train_handlers: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -190,26 +193,24 @@ class AdaptationTrainer(Trainer):
         self.networks["source_segmentation"].requires_grad_(False)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.adversarial_loss = adversarial_loss
-        self.segmentation_loss = segmentation_loss
+        self.segmentation_loss, self.self_training_loss = segmentation_loss, self_training_loss
         self.agreement_loss = agreement_loss
         self.weights = {term: float(weight) for term, weight in weights.items() if weight}
         self.pools = dict(pools)
-        self.teacher, self.reliable_share = teacher, reliable_share
+        self.reliable_share = reliable_share
         self.self_training_start = self_training_start
         self.translation_interval = translation_interval
         self.style_mixing, self.segmentation_augmentation = style_mixing, segmentation_augmentation
+        self.inferer = inferer or SimpleInferer()
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, network in self.networks.items():
             network.train(name != "source_segmentation")
-        source, label, target = (
-            batchdata[key].to(self.state.device, non_blocking=self.non_blocking)
-            for key in ("source_image", "source_label", "target_image")
-        )
-        source, target = source.float(), target.float()
+        batch = {k: v.to(self.state.device, non_blocking=self.non_blocking) for k, v in batchdata.items()}
+        source, target = batch["source_image"].float(), batch["target_image"].float()
         translates = (self.state.iteration - 1) % self.translation_interval == 0
         self._require_discriminator_gradients(False)
-        terms, translated = self._terms(source, label, target, translates)
+        terms, translated = self._terms(batch, source, target, translates)
         if not terms:  # before self-training starts, between two translations
             self._record({})
             return {"loss": torch.zeros(())}
@@ -248,10 +249,10 @@ class AdaptationTrainer(Trainer):
             self.networks[f"{modality}_discriminator"].requires_grad_(required)
 
     def _terms(
-        self, source: Tensor, label: Tensor, target: Tensor, translates: bool
+        self, batch: Mapping[str, Tensor], source: Tensor, target: Tensor, translates: bool
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms of the generators and of S_t, and the translated images."""
-        networks = self.networks
+        label = batch["source_label"]
         wanted = self.weights.keys() if translates else self.weights.keys() & CHEAP_TERMS
         labels = dict.fromkeys(TERMS, label)
         terms: dict[str, Tensor] = {}
@@ -263,7 +264,9 @@ class AdaptationTrainer(Trainer):
                 image = source.mean(1, keepdim=True).expand(-1, target.shape[1], *target.shape[2:])
             seen["mixed_segmentation"] = self.style_mixing({"image": image, "style": target})["image"]
         if "self_training" in wanted and self.state.epoch > self.self_training_start:
-            seen["self_training"], labels["self_training"] = self._reliable_samples(target)
+            count = max(1, round(self.reliable_share * len(target)))
+            reliable = batch["target_disagreement"].argsort()[:count]
+            seen["self_training"], labels["self_training"] = target[reliable], batch["target_label"][reliable]
         if wanted - CHEAP_TERMS:
             translation_terms, translated = self._translation_terms(source, label, target)
             terms |= translation_terms
@@ -276,37 +279,29 @@ class AdaptationTrainer(Trainer):
         if not seen:
             return terms, translated
         augmented = self.segmentation_augmentation({"image": torch.cat(list(seen.values()))})["image"]
-        logits = networks["target_segmentation"](augmented).split([len(images) for images in seen.values()])
+        logits = self._run("target_segmentation", augmented).split([len(images) for images in seen.values()])
         if seen.keys() & {"agreement", "cycle_agreement"}:
             with torch.no_grad():
-                teacher = networks["source_segmentation"](translated["source"]).softmax(1)
+                teacher = self._run("source_segmentation", translated["source"]).softmax(1)
         for term, prediction in zip(seen, logits, strict=True):
             if term.endswith("agreement"):
                 terms[term] = self.agreement_loss(prediction.softmax(1), teacher)
+            elif term == "self_training":
+                terms[term] = self.self_training_loss(prediction, labels[term])
             else:
                 terms[term] = self.segmentation_loss(prediction, labels[term])
         return terms, translated
 
-    @torch.no_grad()
-    def _reliable_samples(self, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The target images on which the teacher agrees best with itself, and what it says of them."""
-        self.teacher.eval()
-        views = torch.cat([target, self.segmentation_augmentation({"image": target})["image"]])
-        probabilities = self.teacher(views).softmax(1)
-        first, second = probabilities[:, 1:].flatten(2).chunk(2)
-        mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
-        disagreement = ((first - second).abs().sum(2) / mass).amax(1)  # of the class that agrees least
-        count = max(1, round(self.reliable_share * len(target)))
-        chosen = disagreement.argsort()[:count]
-        return target[chosen], probabilities[chosen].argmax(1, keepdim=True)
+    def _run(self, network: str, images: Tensor) -> Any:
+        return self.inferer(images, self.networks[network])
 
     def _translation_terms(
         self, source: Tensor, label: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The terms that need only the generators; G(x_s) as ``target``, F(x_t) as ``source``, G(F(x_t))."""
-        networks, weights = self.networks, self.weights
+        weights = self.weights
         terms: dict[str, Tensor] = {}
-        to_target, to_source = networks["source_to_target"], networks["target_to_source"]
+        to_target, to_source = partial(self._run, "source_to_target"), partial(self._run, "target_to_source")
         if "identity" in weights:  # one pass of each generator translates one modality and keeps the other
             fake_target, same_target = to_target(torch.cat([source, target])).split(
                 [len(source), len(target)]
@@ -323,12 +318,13 @@ class AdaptationTrainer(Trainer):
         if weights.keys() & {"cycle", "cycle_agreement"}:
             translated["cycled_target"] = to_target(fake_source)
         if "adversarial" in weights:
-            scores = (
-                networks["target_discriminator"](fake_target)[-1],
-                networks["source_discriminator"](fake_source)[-1],
-            )
             terms["adversarial"] = sum(
-                self.adversarial_loss(score, target_is_real=True, for_discriminator=False) for score in scores
+                self.adversarial_loss(
+                    self._run(f"{modality}_discriminator", image)[-1],
+                    target_is_real=True,
+                    for_discriminator=False,
+                )
+                for modality, image in (("target", fake_target), ("source", fake_source))
             )
         if "cycle" in weights:
             terms["cycle"] = (cycled_source - source).abs().mean() + (
@@ -336,14 +332,15 @@ class AdaptationTrainer(Trainer):
             ).abs().mean()
         if "cycle_segmentation" in weights:
             terms["cycle_segmentation"] = self.segmentation_loss(
-                networks["source_segmentation"](cycled_source), label
+                self._run("source_segmentation", cycled_source), label
             )
         return terms, translated
 
     def _discriminator_loss(self, modality: str, real: Tensor, fake: Tensor) -> Tensor:
-        network = self.networks[f"{modality}_discriminator"]
-        real_score = network(real)[-1]
-        fake_score = network(self.pools[modality](fake))[-1]
+        images = torch.cat([real, self.pools[modality](fake)])
+        real_score, fake_score = self._run(f"{modality}_discriminator", images)[-1].split(
+            [len(real), len(fake)]
+        )
         return 0.5 * (
             self.adversarial_loss(real_score, target_is_real=True, for_discriminator=True)
             + self.adversarial_loss(fake_score, target_is_real=False, for_discriminator=True)

@@ -1,6 +1,7 @@
 """Transforms that MONAI does not have: batch augmentation on the device, and what follows a registration."""
 
 from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
+from .components import count_components, keep_components
 from .registration import PredictedLabelsd, WarpMovingd
 
 __all__ = [
@@ -12,4 +13,6 @@ __all__ = [
     "RandomSpatial",
     "RandomSpectrum",
     "WarpMovingd",
+    "count_components",
+    "keep_components",
 ]

@@ -1,9 +1,9 @@
 """Random augmentation of whole batches on their device.
 
 Each transform is called with a batch (a dictionary of tensors ``[B, C, *spatial]``) and returns a new one;
-every sample gets its own random parameters from torch's global generator. MONAI's random transforms work
-sample by sample; with the small images and networks of this project their Python would cost more than the
-training step. Compose them with ``monai.transforms.Compose``.
+every sample gets its own random parameters from torch's global generator; what a batch shares comes from
+Python's. MONAI's random transforms work sample by sample; with the small images and networks of this project
+their Python would cost more than the training step. Compose them with ``monai.transforms.Compose``.
 
 Intensities are expected, and kept, in [0, 1].
 """
@@ -11,6 +11,7 @@ Intensities are expected, and kept, in [0, 1].
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import torch
@@ -279,7 +280,7 @@ class RandomOverlay:
         size, dims = image.shape[0], image.dim() - 2
         if style.shape[1] != image.shape[1]:
             style = style.mean(1, keepdim=True).expand_as(image)
-        nodes = int(torch.randint(self.coarseness[0], self.coarseness[1] + 1, ()))
+        nodes = random.randint(*self.coarseness)
         coarse = functional.interpolate(style, [min(nodes, n) for n in image.shape[2:]], mode="area")
         mode = "bilinear" if dims == 2 else "trilinear"
         blurred = functional.interpolate(coarse, image.shape[2:], mode=mode, align_corners=True)

@@ -1,0 +1,102 @@
+"""Labels from a teacher: averaged over views, cleaned, ranked, renewed with each epoch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from crosswarp.data import PseudoLabels, RandomBatches
+from crosswarp.transforms import RandomSpatial
+
+
+class Threshold(nn.Module):
+    """Class 1 where the image is above a level, surely."""
+
+    def __init__(self, level=0.5):
+        super().__init__()
+        self.level = nn.Parameter(torch.tensor(level))
+
+    def forward(self, image):
+        assert not self.training and not torch.is_grad_enabled()
+        return 200 * torch.cat([self.level - image, image - self.level], dim=1)
+
+
+def blob(shape, centre, width=0.15):
+    axes = torch.meshgrid(*[torch.linspace(0, 1, size) for size in shape], indexing="ij")
+    squared = sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True))
+    return torch.exp(-squared / (2 * width**2))[None]
+
+
+def unchanged(batch):
+    return batch
+
+
+def make_labels(images, teacher=None, **kwargs):
+    reference = torch.zeros(1, 1, *images[0].shape[1:], dtype=torch.uint8)
+    reference.flatten()[:3] = 1  # one piece
+    arguments = {
+        "spatial": RandomSpatial(rotation=15, scaling=0.2, shift=0.05),
+        "intensity": unchanged,
+        "reference_labels": reference,
+    }
+    dataset = [{"image": image} for image in images]
+    return PseudoLabels(dataset, teacher or Threshold(), num_classes=2, **(arguments | kwargs))
+
+
+@pytest.mark.parametrize("shape", [(40, 28), (20, 28, 16)])
+def test_views_are_brought_back_to_the_grid_of_the_image(shape):
+    image = blob(shape, [0.45, 0.55, 0.5][: len(shape)])
+    labels = make_labels([image, image], num_views=8)
+    labels.update()
+    label = labels["label"][0].bool()
+    assert label[image > 0.65].all() and not label[image < 0.35].any()  # only at the boundary may it differ
+    assert labels["disagreement"].max() < 0.15
+
+
+def test_pieces_apart_are_dropped_unless_the_reference_has_as_many():
+    image = torch.maximum(blob((32, 32), [0.4, 0.4]), blob((32, 32), [0.9, 0.9], 0.05))
+    plain = (image > 0.5).float()
+    for reference, expected in ((..., False), (None, True)):
+        chosen = {} if reference is ... else {"reference_labels": reference}
+        labels = make_labels([image], num_views=0, **chosen)
+        labels.update()
+        assert bool(labels["label"][0, 0, 28, 28]) == expected
+        assert labels["label"][0, 0, 12, 12] == 1 == plain[0, 12, 12]
+
+
+def test_an_image_that_fails_with_other_intensities_is_doubted():
+    bright, faint = blob((32, 32), [0.5, 0.5]), 0.6 * blob((32, 32), [0.5, 0.5])
+    labels = make_labels([bright, faint], intensity=lambda batch: {"image": 0.7 * batch["image"]})
+    labels.update()
+    sure, unsure = labels["disagreement"].tolist()
+    assert sure < 0.5 < unsure <= 1
+
+
+def test_labels_follow_the_teacher_from_the_start_epoch_on_and_reach_the_batches():
+    teacher = Threshold(2.0)
+    labels = make_labels([blob((16, 16), [0.5, 0.5])] * 3, teacher, start=1, num_views=0)
+    batches = RandomBatches(labels, ["image", "label", "disagreement"], batch_size=3, num_batches=1)
+    sums = []
+
+    def step(engine, batch):
+        assert batch["image"].shape == batch["label"].shape and batch["disagreement"].shape == (3,)
+        sums.append(int(batch["label"].sum()))
+        with torch.no_grad():
+            teacher.level.fill_(0.5)  # from now on it sees something
+
+    trainer = Engine(step)
+    labels.attach(trainer)
+    trainer.run(batches, max_epochs=2)
+    assert sums[0] == 0 < sums[1]
+
+
+def test_of_many_images_each_epoch_takes_others():
+    images = [torch.full((1, 8, 8), number / 10) for number in range(10)]
+    labels = make_labels(images, max_images=4)
+    seen = []
+    trainer = Engine(lambda engine, batch: seen.append(set(batch["image"][:, 0, 0, 0].tolist())))
+    labels.attach(trainer)
+    trainer.run(RandomBatches(labels, ["image"], batch_size=4, num_batches=1), max_epochs=12)
+    assert all(len(numbers) == 4 for numbers in seen) and len(set().union(*seen)) == 10
