@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
-from torch import Tensor, nn
+from torch import Tensor
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:
@@ -31,7 +32,7 @@ class AutocastInferer(SimpleInferer):
         super().__init__()
         self.enabled = enabled
 
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``network`` on ``inputs``; lists of results (as of discriminators) are converted too."""
         device = inputs.device.type
         enabled = fast_bfloat16(inputs.device) if self.enabled == "auto" else bool(self.enabled)

@@ -1,0 +1,102 @@
+"""What the benchmarks share: their tables, what they say of the machine, and short runs of the stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # `crosswarp` and its other name, `scripts`
+
+import torch  # noqa: E402
+from monai.bundle import ConfigWorkflow  # noqa: E402
+
+from crosswarp.pipeline.chain import git_commit  # noqa: E402
+from crosswarp.pipeline.stage import package_versions  # noqa: E402
+
+STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
+
+Row = dict[str, Any]
+
+
+def describe_device(device: str = "cpu") -> str:
+    """The GPU's name, or the CPU's with the number of threads."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    capabilities = torch.cpu.get_capabilities()
+    return (
+        f"{capabilities.get('cpu_name') or platform.processor()}, "
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    )
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """Print rows under the keys of the first one."""
+    columns = list(rows[0])
+    lines = [columns] + [[format_value(row.get(column)) for column in columns] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    for line in lines:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def format_value(value: Any) -> str:
+    """Numbers with three or four digits, nothing for None."""
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return "" if value is None else str(value)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation over seeds."""
+    deviation = f" ± {stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{mean(values):.3f}{deviation}"
+
+
+def report(
+    name: str, arguments: Mapping[str, Any], rows: Sequence[Row], out: str | None, **more: Any
+) -> dict[str, Any]:
+    """Print the table; return, and write to ``out``, all with device, versions, commit, date, arguments."""
+    print(f"\n{name}: {describe_device(arguments.get('device') or 'cpu')}")
+    print_table(rows)
+    content = {
+        "benchmark": name,
+        "arguments": dict(arguments),
+        "device": describe_device(arguments.get("device") or "cpu"),
+        "versions": package_versions(),
+        "git_commit": git_commit(ROOT),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "rows": list(rows),
+    } | more
+    if out:
+        Path(out).write_text(json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def stage_workflow(
+    stage: str, run_dir: Path, datalist: str | Path, preset: str | None = None, **overrides: Any
+) -> ConfigWorkflow:
+    """The training workflow of a stage as its bundle declares it, parsed and initialised."""
+    root = ROOT / "bundles" / stage
+    files = [root / "configs" / "train.json"]
+    if preset not in (None, "default"):
+        files.append(root / "configs" / "presets" / f"{preset}.json")
+    workflow = ConfigWorkflow(
+        config_file=[str(file) for file in files],
+        meta_file=str(root / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type="train",
+        bundle_root=str(root),
+        run_dir=str(run_dir),
+        datalist=str(Path(datalist).resolve()),
+        **overrides,
+    )
+    workflow.parser.parse()
+    workflow.initialize()
+    return workflow
