@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crosswarp.data import AugmentedSamples, RandomBatches
 from crosswarp.spatial import identity_map
@@ -177,3 +178,37 @@ def test_what_cannot_be_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="source_segmentation first"):
         AugmentedSamples.load(tmp_path / "nothing")
     assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == "[]"
+
+
+class LargestTensor(TorchDispatchMode):
+    """The number of elements of the largest tensor that an operation returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path):
+    labelled, others = make_samples(10), make_samples(20, labelled=False)
+    largest = []
+    for count in (20, 200):
+        with LargestTensor() as mode:
+            samples = AugmentedSamples(
+                str(tmp_path / str(count)),
+                Known(),
+                labelled,
+                others,
+                num_classes=3,
+                max_pairs=count,
+                batch_size=4,
+            )
+        assert len(samples.index) == count
+        largest.append(mode.elements)
+    assert largest[0] == largest[1]

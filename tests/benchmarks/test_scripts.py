@@ -1,0 +1,95 @@
+"""The benchmarks from end to end on a few tiny images, and what they calculate themselves."""
+
+from __future__ import annotations
+
+import json
+
+import ablation
+import chain
+import pairs
+import pytest
+import stages
+
+from crosswarp.data import write_knee_cohort
+
+SMALL = {"max_epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder with a cohort and a benchmark of the chain on it, and the benchmark's figures."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    data = write_knee_cohort(
+        folder / "data", 32, train_labelled=3, train_unlabelled=4, val=2, test=2, target_train=4,
+        target_val=2, target_test=2,
+    )  # fmt: skip
+    overrides = {f"{stage}#{key}": value for stage in chain.STAGES for key, value in SMALL.items()}
+    out = folder / "chain.json"
+    figures = chain.main(datalist=str(data), seeds=1, folder=str(folder), out=str(out), **overrides)
+    assert json.loads(out.read_text()) == json.loads(json.dumps(figures))
+    return folder, data, figures
+
+
+def test_chain(tiny):
+    _, _, figures = tiny
+    (row,) = figures["seeds"]
+    assert row["total s"] > sum(row[f"{stage} s"] for stage in chain.STAGES) > 0
+    dice = ("source", "source as is", "target", "target fibula", "dxa_to_xray", "xray_to_dxa", "unregistered")
+    assert all(0 <= row[name] <= 1 for name in dice) and row["folds %"] >= 0
+    assert figures["device"] and figures["versions"]["torch"] and figures["date"]
+    assert {line[""] for line in figures["rows"]} == set(row) - {"seed"}
+
+
+def test_ablation(tiny):
+    folder, data, _ = tiny
+    figures = ablation.main(
+        datalist=str(data),
+        seeds=1,
+        folder=str(folder),
+        variants="full,all pieces",
+        self_training_start=0,
+        **SMALL | {"max_epochs": 2},
+    )
+    assert [row["variant"] for row in figures["rows"]] == ["full", "all pieces"]
+    (result,) = figures["results"]["full"]
+    assert set(result["as is"]) == {"femur", "tibia", "fibula", "mean"} and len(result["curve"]) == 2
+    with pytest.raises(SystemExit, match="got \\['fulll'\\]"):
+        ablation.main(variants="fulll")
+
+
+def test_an_ablation_sums_up_gains_and_how_far_the_last_epoch_is_behind():
+    results = [
+        {"as is": {"a": 0.5, "b": 0.4, "mean": 0.45}, "curve": [{"a": 0.9, "b": 0.5, "mean": 0.7}] * 2},
+        {
+            "as is": {"a": 0.5, "b": 0.4, "mean": 0.45},
+            "curve": [{"a": 0.9, "b": 0.5, "mean": 0.7}, {"a": 0.7, "b": 0.3, "mean": 0.5}],
+        },
+    ]
+    row = ablation.summarise("x", results)
+    assert row["best − last, largest"] == pytest.approx(0.2)
+    assert row["smallest gain of a class"] == pytest.approx(-0.1)
+    assert row["a"] == "0.800 ± 0.141" and row["as is"] == "0.450 ± 0.000"
+
+
+def test_stages_and_pairs(tiny, monkeypatch, capsys):
+    folder, _, _ = tiny
+    run = folder / "seed_0"
+    kept = {}
+    for stage in chain.STAGES:
+        kept[stage] = stages.measure(stage, "demo", str(run), 2, 1, 1, "cpu", None)
+        assert kept[stage]["steps/s"] > 0 and kept[stage]["GFLOP/step"] > 0 and kept[stage]["memory GiB"] > 0
+    ratio = kept["multimodal_registration"]["images/s"] / kept["multimodal_registration"]["steps/s"]
+    assert ratio == pytest.approx(4)
+    monkeypatch.setattr(pairs, "prepare", lambda *_: run)
+    figures = pairs.main(size=32, batch_size=2, repeats=2, presets="plain,demo", device="cpu")
+    plain, ours = figures["rows"]
+    assert plain["× plain"] is None and ours["× plain"] == pytest.approx(plain["warm ms"] / ours["warm ms"])
+    assert "cold ms" in capsys.readouterr().out
+
+
+def test_epochs_fill_a_budget():
+    epochs, probe = {"a": 10, "b": 30}, {"a": (5.0, 2.0), "b": (5.0, 1.0)}
+    assert chain.scale_epochs(epochs, probe, 60.0) == {"a": 10, "b": 30}
+    assert chain.scale_epochs(epochs, probe, 35.0) == {"a": 5, "b": 15}
+    assert chain.scale_epochs(epochs, probe, 1.0) == {"a": 1, "b": 1}
+    assert chain.preset_epochs("source_segmentation", "demo") == 20
