@@ -62,9 +62,8 @@ class TargetDice:
     def __init__(self, workflow: Any) -> None:
         data, preprocessing = (workflow.parser.get_parsed_content(key) for key in ("data", "preprocessing"))
         records = [record for record in data.target.test if "label" in record]
-        test = stack_samples(
-            CacheDataset(records, preprocessing, num_workers=0, progress=False), ["image", "label"]
-        )
+        samples: Any = CacheDataset(records, preprocessing, num_workers=0, progress=False)
+        test = stack_samples(samples, ["image", "label"])
         self.images, self.classes = test["image"].float(), data.num_classes
         self.labels = one_hot(test["label"], self.classes)
         self.names = data.label_names[1:]
@@ -76,7 +75,7 @@ class TargetDice:
         device = next(network.parameters()).device
         found = [network(part.to(device)).argmax(1, keepdim=True).cpu() for part in self.images.split(16)]
         network.train(training)
-        dice = DiceMetric(include_background=False)(one_hot(torch.cat(found), self.classes), self.labels)
+        dice: Any = DiceMetric(include_background=False)(one_hot(torch.cat(found), self.classes), self.labels)
         values = dict(zip(self.names, dice.nanmean(0).tolist(), strict=True))
         return values | {"mean": mean(values.values())}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -26,15 +27,37 @@ STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation
 Row = dict[str, Any]
 
 
-def describe_device(device: str = "cpu") -> str:
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def synchronize(device: str) -> None:
+    """Wait for a GPU."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+
+
+def describe_device(device: str | None = None) -> str:
     """The GPU's name, or the CPU's with the number of threads."""
+    device = device or default_device()
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    capabilities = torch.cpu.get_capabilities()
-    return (
-        f"{capabilities.get('cpu_name') or platform.processor()}, "
-        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    )
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), None)
+    return f"{model or platform.processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def in_new_process(function: Callable[..., Row], *arguments: Any) -> Row:
+    """What a function of a module returns in a process of its own: nothing is warm, memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def names(value: str | Sequence[str]) -> list[str]:
+    """Names on a command line, separated by commas."""
+    return [name.strip() for name in (value.split(",") if isinstance(value, str) else value)]
 
 
 def print_table(rows: Sequence[Row]) -> None:
@@ -63,15 +86,17 @@ def report(
     name: str, arguments: Mapping[str, Any], rows: Sequence[Row], out: str | None, **more: Any
 ) -> dict[str, Any]:
     """Print the table; return, and write to ``out``, all with device, versions, commit, date, arguments."""
-    print(f"\n{name}: {describe_device(arguments.get('device') or 'cpu')}")
+    device = describe_device(arguments.get("device"))
+    print(f"\n{name}: {device}")
     print_table(rows)
     content = {
         "benchmark": name,
         "arguments": dict(arguments),
-        "device": describe_device(arguments.get("device") or "cpu"),
+        "device": device,
+        "threads": torch.get_num_threads(),
         "versions": package_versions(),
         "git_commit": git_commit(ROOT),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "rows": list(rows),
     } | more
     if out:

@@ -2,9 +2,10 @@
 
     python benchmarks/pairs.py --size 256
 
-`cold` is the first call after the networks were built, `warm` the median of many, `batch` the time of one
-pair in a batch of them. `plain` is what a straightforward evaluation does with the `paper` preset's networks:
-segment one image after the other, evaluate the whole loss of both directions, then the map once more.
+`cold` is the first call in a process after the networks were built, `warm` the median of many, `batch` the
+time of one pair in a batch of them. `plain` is what a straightforward evaluation does with the `paper`
+preset's networks: segment one image after the other, evaluate the whole loss of both directions, then the map
+once more.
 """
 
 from __future__ import annotations
@@ -19,85 +20,103 @@ from typing import Any
 
 import fire
 import torch
-from common import Row, report
+from common import Row, default_device, in_new_process, names, report, synchronize
 from monai.losses import DiceLoss
 from monai.networks.utils import one_hot
 from plain import registration_loss
 from stages import prepare
-from torch import Tensor, nn
+from torch import Tensor
 
 from crosswarp.pipeline import load_network
+from crosswarp.spatial import identity_map
 
 
-def plain_pair(network: nn.Module, images: Tensor) -> Tensor:
-    """Segment and register a pair ``[1, 2, *spatial]`` plainly; the map on the grid."""
-    moving, fixed = (
-        network.segmentation[name](image).softmax(1)
-        for name, image in zip(("source", "target"), images.split(1, dim=1), strict=True)
-    )
-    moving, fixed = (one_hot(label.argmax(1, keepdim=True), label.shape[1]) for label in (moving, fixed))
-    return registration_loss(network.registration, moving, fixed, DiceLoss())[1]
+def plain_pair(network: Any, images: Tensor) -> Tensor:
+    """Segment and register a pair ``[1, 2, H, W]`` plainly; the map moving_to_fixed on the grid."""
+    labels = []
+    for name, image in zip(("source", "target"), images.split(1, dim=1), strict=True):
+        logits = network.segmentation[name](image)
+        labels.append(one_hot(logits.argmax(1, keepdim=True), logits.shape[1]))
+    moving, fixed = labels
+    _, phi = registration_loss(network.registration, moving, fixed, DiceLoss())
+    return phi(identity_map(images.shape[2:], images.device))
 
 
-def plain_pairs(network: nn.Module, images: Tensor) -> Tensor:
+def plain_pairs(network: Any, images: Tensor) -> Tensor:
     """One pair after the other."""
     return torch.cat([plain_pair(network, pair) for pair in images.split(1)])
 
 
-def seconds(call: Callable[[Tensor], Tensor], images: Tensor, device: str) -> float:
-    """Time of one call."""
-    start = time.perf_counter()
-    call(images)
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def measure(
+    preset: str, run: Path, size: int, batch_size: int, repeats: int, device: str, threads: int | None = None
+) -> Row:
+    """Time a run's networks; called in a process of its own."""
+    if threads:
+        torch.set_num_threads(threads)
+    network = load_network(run, device)
+    register: Callable[[Tensor], Tensor] = partial(plain_pairs, network) if preset == "plain" else network
+    images = torch.rand(batch_size, 2, size, size, device=device)
+
+    def seconds(images: Tensor) -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        register(images)
+        synchronize(device)
+        return time.perf_counter() - start
+
+    with torch.inference_mode():
+        cold = seconds(images[:1])
+        warm = statistics.median(seconds(images[:1]) for _ in range(repeats))
+        seconds(images)
+        batch = statistics.median(seconds(images) for _ in range(3)) / batch_size
+    return {
+        "preset": preset,
+        "cold ms": 1e3 * cold,
+        "warm ms": 1e3 * warm,
+        "batch ms": 1e3 * batch,
+        "pairs/s": 1 / batch,
+    }
 
 
 def main(
     size: int = 256,
     batch_size: int = 16,
-    repeats: int = 10,
+    repeats: int = 20,
     presets: str | tuple[str, ...] = "plain,paper,default,demo",
     device: str | None = None,
+    threads: int | None = None,
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Measure each preset.
+    """Measure each preset, on the CPU and, if there is one, on the GPU.
 
     Args:
         size: of the images, both axes.
         batch_size: pairs in a batch.
         repeats: calls that are timed.
         presets: of `plain`, `paper`, `default`, `demo`.
-        device: `cpu` or `cuda`; a GPU if there is one.
+        device: `cpu` or `cuda` alone.
+        threads: of the CPU.
         out: file for the figures as JSON.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     arguments = locals().copy()
-    wanted = presets.split(",") if isinstance(presets, str) else list(presets)
+    if threads:
+        torch.set_num_threads(threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         runs: dict[str, Path] = {}
-        for preset in wanted:
-            files = "paper" if preset == "plain" else preset
-            if files not in runs:
-                runs[files] = prepare(Path(temporary), size, files, device)
-            network = load_network(runs[files], device)
-            images = torch.rand(batch_size, 2, size, size, device=device)
-            run = partial(plain_pairs, network) if preset == "plain" else network
-            with torch.inference_mode():
-                cold = seconds(run, images[:1], device)
-                warm = statistics.median(seconds(run, images[:1], device) for _ in range(repeats))
-                batch = min(seconds(run, images, device) for _ in range(2)) / batch_size
-            row: Row = {
-                "preset": preset,
-                "cold ms": 1e3 * cold,
-                "warm ms": 1e3 * warm,
-                "batch ms": 1e3 * batch,
-            }
-            base = [r["warm ms"] for r in rows if r["preset"] == "plain"]
-            row["× plain"] = base[0] / row["warm ms"] if base else None
-            rows.append(row)
-            print({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+        for place in [device] if device else sorted({"cpu", default_device()}):
+            plain = None
+            for preset in names(presets):
+                files = "paper" if preset == "plain" else preset
+                if files not in runs:  # the networks take images of any size
+                    runs[files] = prepare(Path(temporary), 64, files, device or default_device())
+                row: Row = {"device": place} | in_new_process(
+                    measure, preset, runs[files], size, batch_size, repeats, place, threads
+                )
+                plain = row["warm ms"] if preset == "plain" else plain
+                row["× plain"] = plain / row["warm ms"] if plain else None
+                rows.append(row)
+                print({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
     return report("pairs", arguments, rows, out)
 
 

@@ -1,13 +1,14 @@
 """The training steps of the four stages as they are written without thought for speed.
 
 Both directions one after the other, maps as functions that are evaluated anew wherever they are needed, each
-term of stage 3 with its own passes, float32 throughout: the measure for what the library's steps save. Terms,
-networks and batches are the same; tests/benchmarks/test_plain.py compares the values.
+term of stage 3 with its own passes, float32 throughout, 2D: the measure for what the library's steps save.
+Terms, networks and batches are the same; tests/benchmarks/test_plain.py compares the values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +23,13 @@ Map = Callable[[Tensor], Tensor]
 Similarity = Callable[[Tensor, Tensor], Tensor]
 
 
+def move(shift: Tensor, points: Tensor) -> Tensor:
+    """Points moved by a displacement that is interpolated at them."""
+    return points + sample(shift, points)
+
+
 def register(network: MultiStepRegistration, moving: Tensor, fixed: Tensor) -> Map:
-    """The map moving_to_fixed as a function of points ``[B, D, *grid]``."""
-    pool = F.avg_pool2d if moving.dim() == 4 else F.avg_pool3d
+    """The map moving_to_fixed as a function of points ``[B, 2, H, W]``."""
     steps: list[Map] = []
 
     def phi(points: Tensor) -> Tensor:
@@ -34,13 +39,13 @@ def register(network: MultiStepRegistration, moving: Tensor, fixed: Tensor) -> M
 
     active = list(zip(network.networks, network.downsampling, strict=True))[: network.active]
     for displacement, factor in active:
-        small_moving = pool(moving, factor, ceil_mode=True) if factor > 1 else moving
-        small_fixed = pool(fixed, factor, ceil_mode=True) if factor > 1 else fixed
+        small_moving = F.avg_pool2d(moving, factor, ceil_mode=True)
+        small_fixed = F.avg_pool2d(fixed, factor, ceil_mode=True)
         if steps:
             grid = identity_map(small_moving.shape[2:], moving.device).expand(len(moving), -1, -1, -1)
             small_moving = sample(small_moving, phi(grid))
         shift = displacement(torch.cat([small_moving, small_fixed], dim=1))
-        steps.append(lambda points, shift=shift: points + sample(shift, points))
+        steps.append(partial(move, shift))
     return phi
 
 
@@ -61,12 +66,10 @@ def lncc(first: Tensor, second: Tensor, sigma: float = 3.0) -> Tensor:
 
 
 def gradicon(phi: Map, psi: Map, points: Tensor, delta: float = 0.001) -> Tensor:
-    """Mean squared Frobenius norm of the Jacobian of ``id − φ∘ψ`` at points ``[B, D, *grid]``."""
-    dims = points.shape[1]
+    """Mean squared Frobenius norm of the Jacobian of ``id − φ∘ψ`` at points ``[B, 2, H, W]``."""
     error = points - phi(psi(points))
     total = torch.zeros((), device=points.device)
-    for axis in range(dims):
-        step = delta * F.one_hot(torch.tensor(axis, device=points.device), dims).view(1, -1, *[1] * dims)
+    for step in delta * torch.eye(2, device=points.device).view(2, 2, 1, 1):
         moved = points + step
         total = total + (((error - (moved - phi(psi(moved)))) / delta) ** 2).mean()
     return total
@@ -79,19 +82,16 @@ def registration_loss(
     similarity: Similarity,
     regularity_weight: float = 1.5,
     points: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The loss of both directions, and the map moving_to_fixed on the grid."""
+) -> tuple[Tensor, Map]:
+    """The loss of both directions, and the map moving_to_fixed."""
     phi, psi = register(network, moving, fixed), register(network, fixed, moving)
-    shape = moving.shape[2:]
-    grid = identity_map(shape, moving.device).expand(len(moving), *[-1] * (moving.dim() - 1))
+    grid = identity_map(moving.shape[2:], moving.device).expand(len(moving), -1, -1, -1)
     loss = similarity(sample(moving, phi(grid)), fixed) + similarity(sample(fixed, psi(grid)), moving)
     if points is None:
-        voxel = torch.tensor([1 / (n - 1) for n in shape], device=moving.device).view(
-            1, -1, *[1] * len(shape)
-        )
-        thinned = grid[(..., *[slice(None, None, 2)] * len(shape))]
-        points = thinned + 2 * voxel * torch.randn_like(thinned)
-    return loss + regularity_weight * gradicon(phi, psi, points), phi(grid)
+        two_pixels = 2 * (grid[:, :, 1, 1] - grid[:, :, 0, 0])[..., None, None]
+        points = grid[:, :, ::2, ::2]
+        points = points + two_pixels * torch.randn_like(points)
+    return loss + regularity_weight * gradicon(phi, psi, points), phi
 
 
 class RegistrationStep:
@@ -184,18 +184,20 @@ class AdaptationStep:
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Train on ``source_image``, ``source_label`` and ``target_image``; return the loss."""
         source, label, target = (batch[key] for key in ("source_image", "source_label", "target_image"))
+        for critic in ("source_discriminator", "target_discriminator"):
+            self.networks[critic].requires_grad_(False)
         terms, fake_target, fake_source = self.terms(source, label, target)
-        loss = sum(self.weights[name] * value for name, value in terms.items())
+        loss = torch.stack([self.weights[name] * value for name, value in terms.items()]).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
+        self.critic_optimizer.zero_grad()
         for name, real, fake in (
             ("source_discriminator", source, fake_source),
             ("target_discriminator", target, fake_target),
         ):
-            network = self.networks[name]
-            self.critic_optimizer.zero_grad()
-            critic = ((network(real)[-1] - 1) ** 2).mean() + (network(fake.detach())[-1] ** 2).mean()
-            (0.5 * critic).backward()
-            self.critic_optimizer.step()
+            network = self.networks[name].requires_grad_(True)
+            criticism = ((network(real)[-1] - 1) ** 2).mean() + (network(fake.detach())[-1] ** 2).mean()
+            (0.5 * criticism).backward()
+        self.critic_optimizer.step()
         return loss

@@ -11,8 +11,8 @@ last column is how many times as many images a second a row trains on.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import resource
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -21,20 +21,18 @@ from typing import Any
 import fire
 import torch
 from chain import train
-from common import STAGES, Row, report, stage_workflow
+from common import STAGES, Row, default_device, in_new_process, names, report, stage_workflow, synchronize
 from ignite.engine import Events
 from plain import AdaptationStep, RegistrationStep, SegmentationStep
 from torch.utils.flop_counter import FlopCounterMode
 
 from crosswarp.data import write_knee_cohort
 
-
-class _Done(Exception):
-    """Enough steps were timed."""
+BLOCKS = 5  # the speed is the median of so many blocks of steps, waiting for a GPU after each
 
 
 def prepare(folder: Path, size: int, preset: str, device: str) -> Path:
-    """A run with all stages, each trained for one step of two images: networks to measure with."""
+    """A run with all stages, each trained for two steps of two images: networks to measure with."""
     data = write_knee_cohort(
         folder / "data", size, train_labelled=4, train_unlabelled=12, val=2, test=1, target_train=12,
         target_val=2, target_test=1,
@@ -47,94 +45,131 @@ def prepare(folder: Path, size: int, preset: str, device: str) -> Path:
     return run
 
 
-def measure(
-    stage: str,
-    preset: str,
-    run: str,
-    batch_size: int,
-    steps: int,
-    warmup: int,
-    device: str,
-    active: int | None,
-) -> Row:
-    """Time a stage's steps; called in a process of its own."""
-    logging.disable(logging.CRITICAL)
-    plain = preset == "plain"
-    with tempfile.TemporaryDirectory() as temporary:
-        for name in STAGES[: STAGES.index(stage)]:
-            (Path(temporary) / name).symlink_to(Path(run) / name)
-        overrides: dict[str, Any] = {"batch_size": batch_size, "max_epochs": 1, "device": device}
-        if stage == "domain_adaptation" and not plain and preset != "paper":
-            overrides["self_training_start"] = 0
-        overrides["steps_per_epoch"] = 1000
-        files = "paper" if plain else preset
-        parser = stage_workflow(stage, Path(temporary), Path(run).parent / "data" / "datalist.json", files,
-                                **overrides).parser  # fmt: skip
-        network = parser.get_parsed_content("network")
-        if active:
-            network.active = active
-        interval = parser.get("translation_interval", 1)
-        steps = -(-steps // interval) * interval  # whole intervals between translations
-        warmup = max(warmup, interval)
-        clock = _Clock(warmup, steps, interval, device)
-        if plain:
-            step = plain_step(stage, parser)
-            loader = parser.get_parsed_content("train#loader")
-            try:
-                for batch in loader:
-                    clock.start()
-                    step(batch)
-                    clock.stop()
-            except _Done:
-                pass
-        else:
-            trainer = parser.get_parsed_content("train#trainer")
-            trainer.add_event_handler(Events.ITERATION_STARTED, clock.start)
-            trainer.add_event_handler(Events.ITERATION_COMPLETED, clock.stop)
-            try:
-                trainer.run()
-            except _Done:
-                pass
-    seconds = (clock.times[-1] - clock.times[warmup - 1]) / steps
-    if device.startswith("cuda"):
-        memory = torch.cuda.max_memory_allocated() / 2**30
-    else:
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {
-        "stage": stage + (f" ({active} steps)" if active else ""),
-        "preset": preset,
-        "steps/s": 1 / seconds,
-        "images/s": batch_size * (2 if "registration" in stage else 1) / seconds,
-        "memory GiB": memory,
-        "GFLOP/step": clock.operations / 1e9,
-    }
+class _Done(Exception):
+    """Enough steps were timed."""
 
 
 class _Clock:
-    """The times at which steps end, and the mean number of operations of the first ``counted`` steps."""
+    """Counts the operations of the first ``interval`` steps; after ``warmup`` of them, times blocks."""
 
-    def __init__(self, warmup: int, steps: int, counted: int, device: str) -> None:
-        self.warmup, self.steps, self.counted, self.device = warmup, steps, counted, device
+    def __init__(self, warmup: int, steps: int, interval: int, device: str) -> None:
+        self.interval, self.device = interval, device
+        self.block = max(1, round(steps / BLOCKS / interval)) * interval  # whole intervals of translation
+        self.first = max(warmup, interval)
+        self.done = 0
         self.times: list[float] = []
         self.counter = FlopCounterMode(display=False)
 
     def start(self, *_: Any) -> None:
-        if not self.times:
+        """A step starts."""
+        if self.done == 0:
             self.counter.__enter__()
 
     def stop(self, *_: Any) -> None:
-        if self.device.startswith("cuda"):
-            torch.cuda.synchronize()
-        self.times.append(time.perf_counter())
-        if len(self.times) == self.counted:
+        """A step ended.
+
+        Raises:
+            _Done: after the last one.
+        """
+        self.done += 1
+        if self.done == self.interval:
             self.counter.__exit__(None, None, None)
-        if len(self.times) == self.warmup + self.steps:
+        if self.done >= self.first and (self.done - self.first) % self.block == 0:
+            synchronize(self.device)
+            self.times.append(time.perf_counter())
+        if len(self.times) > BLOCKS:
             raise _Done
 
     @property
+    def seconds(self) -> float:
+        """Time of a step."""
+        blocks = [end - start for start, end in zip(self.times, self.times[1:], strict=False)]
+        return statistics.median(blocks) / self.block
+
+    @property
     def operations(self) -> float:
-        """Operations of a step."""
-        return self.counter.get_total_flops() / self.counted
+        """Operations of the convolutions and matrix products of a step, forward and backward."""
+        return self.counter.get_total_flops() / self.interval
+
+
+def measure(
+    stage: str,
+    preset: str,
+    run: Path,
+    batch_size: int,
+    steps: int,
+    warmup: int,
+    device: str,
+    threads: int | None = None,
+    active: int | None = None,
+) -> Row:
+    """Measure a stage's steps; called in a process of its own.
+
+    Args:
+        stage: name of the stage.
+        preset: `plain` or one of the stage's.
+        run: a trained run with networks of that preset, its data beside it.
+        batch_size: pairs or images in a step.
+        steps: about how many are timed.
+        warmup: steps before these.
+        device: `cpu` or `cuda`.
+        threads: of the CPU.
+        active: steps of the registration network that take part.
+    """
+    logging.disable(logging.CRITICAL)
+    if threads:
+        torch.set_num_threads(threads)
+    plain = preset == "plain"
+    overrides: dict[str, Any] = {"batch_size": batch_size, "max_epochs": 1, "steps_per_epoch": 10_000}
+    overrides |= {"device": device}
+    if stage == "domain_adaptation" and preset not in ("plain", "paper"):
+        overrides["self_training_start"] = 0
+    if plain:
+        overrides["memory_format"] = "$torch.contiguous_format"
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in STAGES[: STAGES.index(stage)]:
+            (Path(temporary) / name).symlink_to(run / name)
+        datalist = run.parent / "data" / "datalist.json"
+        parser = stage_workflow(
+            stage, Path(temporary), datalist, "paper" if plain else preset, **overrides
+        ).parser
+        if active:
+            parser.get_parsed_content("network").active = active
+        clock = _Clock(warmup, steps, parser.get("translation_interval", 1), device)
+        try:
+            if plain:
+                step = plain_step(stage, parser)
+                for batch in parser.get_parsed_content("train#loader"):
+                    clock.start()
+                    step(batch)
+                    clock.stop()
+            else:
+                trainer = parser.get_parsed_content("train#trainer")
+                trainer.add_event_handler(Events.ITERATION_STARTED, clock.start)
+                trainer.add_event_handler(Events.ITERATION_COMPLETED, clock.stop)
+                trainer.run()
+        except _Done:
+            pass
+        if device.startswith("cuda"):
+            memory = torch.cuda.max_memory_allocated() / 2**30
+        else:
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        batches = iter(parser.get_parsed_content("train#loader"))
+        next(batches)
+        start = time.perf_counter()
+        for _ in range(BLOCKS):
+            next(batches)
+        synchronize(device)
+        drawing = (time.perf_counter() - start) / BLOCKS
+    return {
+        "stage": stage + (f" ({active} steps)" if active else ""),
+        "preset": preset,
+        "steps/s": 1 / clock.seconds,
+        "images/s": batch_size * (2 if "registration" in stage else 1) / clock.seconds,
+        "of a step, drawing ms": 1e3 * drawing,
+        "memory GiB": memory,
+        "GFLOP/step": clock.operations / 1e9,
+    }
 
 
 def plain_step(stage: str, parser: Any) -> Any:
@@ -157,11 +192,12 @@ def plain_step(stage: str, parser: Any) -> Any:
 def main(
     size: int = 64,
     batch_size: int = 12,
-    steps: int = 10,
-    warmup: int = 2,
+    steps: int = 20,
+    warmup: int = 3,
     presets: str | tuple[str, ...] = "plain,paper,default,demo",
-    stages: str | tuple[str, ...] = ",".join(STAGES),
+    stages: str | tuple[str, ...] = STAGES,
     device: str | None = None,
+    threads: int | None = None,
     out: str | None = None,
 ) -> dict[str, Any]:
     """Measure each stage under each preset.
@@ -169,35 +205,35 @@ def main(
     Args:
         size: of the synthetic knees.
         batch_size: pairs or images in a step, the same for all.
-        steps: steps that are timed.
+        steps: about how many are timed, in whole intervals between translations.
         warmup: steps before these.
         presets: of `plain`, `paper`, `default`, `demo`.
         stages: names of stages.
         device: `cpu` or `cuda`; a GPU if there is one.
+        threads: of the CPU.
         out: file for the figures as JSON.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     arguments = locals().copy()
-    wanted, names = (v.split(",") if isinstance(v, str) else list(v) for v in (presets, stages))
+    if threads:
+        torch.set_num_threads(threads)
     rows: list[Row] = []
-    context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as temporary:
         runs: dict[str, Path] = {}
-        for stage in names:
-            parts = (3, 4) if stage == "registration_augmentation" else (None,)
-            for active in parts:
-                for preset in wanted:
-                    if active == 3 and preset not in ("plain", "paper"):
+        for stage in names(stages):
+            # the paper's stage 1 trains three steps of the network first, then a fourth
+            for active in (3, 4) if stage == "registration_augmentation" else (None,):
+                for preset in names(presets):
+                    like_paper = preset in ("plain", "paper")
+                    if active == 3 and not like_paper:
                         continue
-                    files = "paper" if preset == "plain" else preset
+                    files = "paper" if like_paper else preset
                     if files not in runs:
                         runs[files] = prepare(Path(temporary), size, files, device)
-                    part = active if preset in ("plain", "paper") else None
-                    with context.Pool(1) as pool:
-                        row = pool.apply(
-                            measure,
-                            (stage, preset, str(runs[files]), batch_size, steps, warmup, device, part),
-                        )
+                    part = active if like_paper else None
+                    row = in_new_process(
+                        measure, stage, preset, runs[files], batch_size, steps, warmup, device, threads, part
+                    )
                     base = [r for r in rows if r["preset"] == "plain" and r["stage"].startswith(stage)]
                     row["× plain"] = row["images/s"] / base[-1]["images/s"] if base else None
                     rows.append(row)

@@ -9,6 +9,7 @@ import chain
 import pairs
 import pytest
 import stages
+import torch
 
 from crosswarp.data import write_knee_cohort
 
@@ -71,20 +72,43 @@ def test_an_ablation_sums_up_gains_and_how_far_the_last_epoch_is_behind():
     assert row["a"] == "0.800 ± 0.141" and row["as is"] == "0.450 ± 0.000"
 
 
-def test_stages_and_pairs(tiny, monkeypatch, capsys):
+@pytest.fixture
+def same_process(monkeypatch):
+    """Measure without starting a process: imports take long."""
+    for script in (stages, pairs):
+        monkeypatch.setattr(script, "in_new_process", lambda function, *arguments: function(*arguments))
+
+
+def test_stages(tiny, same_process, monkeypatch, capsys):
     folder, _, _ = tiny
-    run = folder / "seed_0"
-    kept = {}
-    for stage in chain.STAGES:
-        kept[stage] = stages.measure(stage, "demo", str(run), 2, 1, 1, "cpu", None)
-        assert kept[stage]["steps/s"] > 0 and kept[stage]["GFLOP/step"] > 0 and kept[stage]["memory GiB"] > 0
-    ratio = kept["multimodal_registration"]["images/s"] / kept["multimodal_registration"]["steps/s"]
-    assert ratio == pytest.approx(4)
-    monkeypatch.setattr(pairs, "prepare", lambda *_: run)
+    monkeypatch.setattr(stages, "prepare", lambda *_: folder / "seed_0")
+    out = folder / "stages.json"
+    figures = stages.main(batch_size=2, steps=1, warmup=1, presets="demo", device="cpu", out=str(out))
+    assert json.loads(out.read_text()) == json.loads(json.dumps(figures))
+    assert [row["stage"] for row in figures["rows"]] == list(chain.STAGES)
+    for row in figures["rows"]:
+        pairs_or_images = 4 if "registration" in row["stage"] else 2
+        assert row["images/s"] == pytest.approx(pairs_or_images * row["steps/s"])
+        assert min(row["GFLOP/step"], row["memory GiB"], row["of a step, drawing ms"]) > 0
+    assert figures["arguments"]["batch_size"] == 2 and figures["threads"] == torch.get_num_threads()
+    assert "GFLOP/step" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stage", chain.STAGES)
+def test_the_plain_step_of_a_stage_trains_the_papers_networks(tiny, stage):
+    folder, _, _ = tiny
+    row = stages.measure(stage, "plain", folder / "seed_0", 1, 1, 1, "cpu")
+    ours = stages.measure(stage, "paper", folder / "seed_0", 1, 1, 1, "cpu")
+    assert row["GFLOP/step"] > 0.99 * ours["GFLOP/step"] > 0
+
+
+def test_pairs(tiny, same_process, monkeypatch):
+    folder, _, _ = tiny
+    monkeypatch.setattr(pairs, "prepare", lambda *_: folder / "seed_0")
     figures = pairs.main(size=32, batch_size=2, repeats=2, presets="plain,demo", device="cpu")
     plain, ours = figures["rows"]
-    assert plain["× plain"] is None and ours["× plain"] == pytest.approx(plain["warm ms"] / ours["warm ms"])
-    assert "cold ms" in capsys.readouterr().out
+    assert plain["× plain"] == 1 and ours["× plain"] == pytest.approx(plain["warm ms"] / ours["warm ms"])
+    assert ours["pairs/s"] == pytest.approx(1e3 / ours["batch ms"]) and ours["cold ms"] > 0
 
 
 def test_epochs_fill_a_budget():
