@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import mean, stdev
@@ -51,8 +52,8 @@ def describe_device(device: str | None = None) -> str:
 
 def in_new_process(function: Callable[..., Row], *arguments: Any) -> Row:
     """What a function of a module returns in a process of its own: nothing is warm, memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def names(value: str | Sequence[str]) -> list[str]:
