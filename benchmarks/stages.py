@@ -120,8 +120,8 @@ def measure(
     if threads:
         torch.set_num_threads(threads)
     plain = preset == "plain"
-    overrides: dict[str, Any] = {"batch_size": batch_size, "max_epochs": 1, "steps_per_epoch": 10_000}
-    overrides |= {"device": device}
+    overrides: dict[str, Any] = {"batch_size": batch_size, "steps_per_epoch": 10_000, "device": device}
+    overrides["max_epochs"] = 2 if active == 3 else 1  # the paper's fourth step joins after half the epochs
     if stage == "domain_adaptation" and preset not in ("plain", "paper"):
         overrides["self_training_start"] = 0
     if plain:
@@ -133,7 +133,7 @@ def measure(
         parser = stage_workflow(
             stage, Path(temporary), datalist, "paper" if plain else preset, **overrides
         ).parser
-        if active:
+        if plain and active:
             parser.get_parsed_content("network").active = active
         clock = _Clock(warmup, steps, parser.get("translation_interval", 1), device)
         try:

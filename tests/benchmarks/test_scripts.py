@@ -95,11 +95,14 @@ def test_stages(tiny, same_process, monkeypatch, capsys):
     assert "GFLOP/step" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stage", chain.STAGES)
-def test_the_plain_step_of_a_stage_trains_the_papers_networks(tiny, same_process, stage):
+@pytest.mark.parametrize(
+    ("stage", "active"),
+    [(chain.STAGES[0], 3), (chain.STAGES[0], 4), *((stage, None) for stage in chain.STAGES[1:])],
+)
+def test_the_plain_step_of_a_stage_trains_the_papers_networks(tiny, same_process, stage, active):
     folder, _, _ = tiny
-    row = stages.measure(stage, "plain", folder / "seed_0", 1, 1, 1, "cpu")
-    ours = stages.measure(stage, "paper", folder / "seed_0", 1, 1, 1, "cpu")
+    row = stages.measure(stage, "plain", folder / "seed_0", 1, 1, 1, "cpu", active=active)
+    ours = stages.measure(stage, "paper", folder / "seed_0", 1, 1, 1, "cpu", active=active)
     assert row["GFLOP/step"] == pytest.approx(ours["GFLOP/step"], rel=0.01)  # no wasted work
 
 
