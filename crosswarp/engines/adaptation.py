@@ -113,7 +113,7 @@ class AdaptationTrainer(Trainer):
     - ``mixed_segmentation``, which the paper does not have: S_t(x_s in the style of x_t) against y_s, where
       the style is not learned (``transforms.RandomSpectrum``) and so works from the first step;
     - ``self_training``, likewise: S_t(x_t) against labels of x_t that come with the batch
-      (``engines.PseudoLabels``), on those images whose labels are the least in doubt.
+      (``data.PseudoLabels``), on those images whose labels are the least in doubt.
 
     What S_s says of F(x_t) is a teacher in both agreements and receives no gradient: otherwise F learns to
     draw what S_t believes. S_s has no gradients of its own and always evaluates; gradients pass *through* it
@@ -129,7 +129,7 @@ class AdaptationTrainer(Trainer):
             return logits.
         optimizer: of both generators and the target segmentation network.
         discriminator_optimizer: of both discriminators.
-        adversarial_loss: called as MONAI's ``PatchAdversarialLoss``.
+        adversarial_loss: called as ``losses.PatchAdversarialLoss``.
         segmentation_loss: of logits ``[B, K, *spatial]`` and integer labels ``[B, 1, *spatial]``.
         self_training_loss: likewise, for ``self_training``. Dice gains by making unsure structures larger,
             and with the network's own labels that adds up; cross entropy does not.

@@ -1,10 +1,11 @@
-"""Losses that MONAI does not have; each is a module whose ``forward`` gives a scalar."""
+"""Losses that MONAI does not have, or not in this way; each is a module whose ``forward`` gives a scalar."""
 
 from __future__ import annotations
 
+from .adversarial import PatchAdversarialLoss
 from .agreement import SoftAgreementLoss
 from .gradicon import GradICONLoss
 from .lncc import LNCCLoss
 from .registration import RegistrationLoss
 
-__all__ = ["GradICONLoss", "LNCCLoss", "RegistrationLoss", "SoftAgreementLoss"]
+__all__ = ["GradICONLoss", "LNCCLoss", "PatchAdversarialLoss", "RegistrationLoss", "SoftAgreementLoss"]

@@ -46,7 +46,8 @@ class GradICONLoss(nn.Module):
         thinning = [slice(None)] * 2 + [slice(None, None, self.stride)] * dims
         points = identity_map(shape, device)[tuple(thinning)]
         if noise is None:
-            voxel = torch.tensor([1 / max(size - 1, 1) for size in shape], device=device)
+            # filled, not copied from a list: a copy would make the host wait for the device
+            voxel = torch.stack([torch.full((), 1 / max(size - 1, 1), device=device) for size in shape])
             noise = torch.randn(batch, *points.shape[1:], device=device) * self.noise_voxels
             noise = noise * voxel.view(1, dims, *[1] * dims)
         # Each point, and its copies one step along each axis, evaluated at once as one long first axis.

@@ -73,7 +73,8 @@ class RandomSpatial:
         batch_size, spatial_shape = like.shape[0], like.shape[2:]
         dims = len(spatial_shape)
         identity = identity_map(spatial_shape, like.device)
-        extent = torch.tensor(spatial_shape, device=like.device, dtype=torch.float32).sub(1).clamp(min=1)
+        # filled, not copied from a list: a copy would make the host wait for the device
+        extent = torch.stack([torch.full((), max(n - 1.0, 1.0), device=like.device) for n in spatial_shape])
         applied = (_uniform(batch_size, 0, 1, like) < self.probability).float()
         matrix = torch.eye(dims, device=like.device).repeat(batch_size, 1, 1)
         for a in range(dims):

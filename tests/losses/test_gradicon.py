@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from crosswarp.losses import GradICONLoss
 from crosswarp.spatial import identity_map, invert
@@ -92,3 +93,18 @@ def test_is_float32_under_autocast_and_has_finite_gradients():
     assert loss.dtype == torch.float32 and torch.equal(loss, expected)
     loss.backward()
     assert maps.grad.isfinite().all() and maps.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("spatial_shape", SHAPES)
+def test_all_differences_are_one_evaluation_of_the_two_maps(spatial_shape):
+    identity, calls = identity_map(spatial_shape), []
+
+    class Samplings(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "grid_sampler" in str(function):
+                calls.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Samplings():
+        GradICONLoss()(identity, identity)
+    assert len(calls) == 2
