@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from crosswarp.data import AugmentedSamples, RandomBatches
 from crosswarp.spatial import identity_map
@@ -180,37 +183,45 @@ def test_what_cannot_be_is_refused(tmp_path):
     assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == "[]"
 
 
-class LargestTensor(TorchDispatchMode):
-    """The number of elements of the largest tensor that is made; a view of a memory-mapped file is not."""
+class TensorMemory(TorchDispatchMode):
+    """The most bytes that tensors have held at once; those that torch.from_numpy makes are in the files."""
 
     def __init__(self):
         super().__init__()
-        self.elements = 0
+        self.storages = {}
+        self.peak = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        if function is torch.ops.aten.lift_fresh.default:  # torch.from_numpy
-            return result
-        for tensor in result if isinstance(result, (tuple, list)) else [result]:
+        for tensor in tree_leaves(result) if function is not torch.ops.aten.lift_fresh.default else ():
             if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
+                storage = tensor.untyped_storage()
+                self.storages[storage.data_ptr()] = StorageWeakRef(storage), storage.nbytes()
+        self.storages = {key: each for key, each in self.storages.items() if not each[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.storages.values()))
         return result
 
 
 def test_memory_does_not_grow_with_the_number_of_pairs(tmp_path):
-    labelled, others = make_samples(10), make_samples(20, labelled=False)
-    largest = []
-    for count in (20, 200):
-        with LargestTensor() as mode:
-            samples = AugmentedSamples(
-                str(tmp_path / str(count)),
-                Known(),
-                labelled,
-                others,
-                num_classes=3,
-                max_pairs=count,
-                batch_size=4,
-            )
+    labelled, others = make_samples(10, (128, 96)), make_samples(20, (128, 96), labelled=False)
+    peaks, sizes = [], []
+    for number, count in enumerate((20, 20, 200)):  # the first imports what the others find
+        folder = tmp_path / str(number)
+        tracemalloc.start()  # numpy's and Python's
+        with TensorMemory() as mode:
+            samples = AugmentedSamples(folder, Known(), labelled, others, 3, max_pairs=count, batch_size=4)
+        peaks.append(mode.peak + tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        sizes.append(sum(file.stat().st_size for file in folder.glob("*.npy")))
         assert len(samples.index) == count
-        largest.append(mode.elements)
-    assert largest[0] == largest[1]
+    # what grows is the index, by five values for each pair
+    assert peaks[2] - peaks[1] < 0.1 * (sizes[2] - sizes[1])
+
+
+def test_originals_are_the_labelled_samples_as_they_were(tmp_path):
+    labelled = make_samples(3)
+    AugmentedSamples(tmp_path, Known(shift=1), labelled, make_samples(4, labelled=False), 3)
+    samples = AugmentedSamples.load(tmp_path)
+    assert torch.equal(samples.originals("label"), torch.stack([sample["label"] for sample in labelled]))
+    images = torch.stack([sample["image"] for sample in labelled])
+    assert torch.equal(samples.originals("image"), images.half())

@@ -75,7 +75,7 @@ def test_an_image_that_fails_with_other_intensities_is_doubted():
 
 
 def test_labels_follow_the_teacher_from_the_start_epoch_on_and_reach_the_batches():
-    teacher = Threshold(2.0)
+    teacher = Threshold()
     labels = make_labels([blob((16, 16), [0.5, 0.5])] * 3, teacher, start=1, num_views=0)
     batches = RandomBatches(labels, ["image", "label", "disagreement"], batch_size=3, num_batches=1)
     sums = []
@@ -83,13 +83,14 @@ def test_labels_follow_the_teacher_from_the_start_epoch_on_and_reach_the_batches
     def step(engine, batch):
         assert batch["image"].shape == batch["label"].shape and batch["disagreement"].shape == (3,)
         sums.append(int(batch["label"].sum()))
-        with torch.no_grad():
-            teacher.level.fill_(0.5)  # from now on it sees something
+        if engine.state.epoch == 2:
+            with torch.no_grad():
+                teacher.level.fill_(0.8)  # from now on it sees less
 
     trainer = Engine(step)
     labels.attach(trainer)
-    trainer.run(batches, max_epochs=2)
-    assert sums[0] == 0 < sums[1]
+    trainer.run(batches, max_epochs=3)
+    assert sums[0] == 0 < sums[2] < sums[1]
 
 
 def test_of_many_images_each_epoch_takes_others():
@@ -100,3 +101,11 @@ def test_of_many_images_each_epoch_takes_others():
     labels.attach(trainer)
     trainer.run(RandomBatches(labels, ["image"], batch_size=4, num_batches=1), max_epochs=12)
     assert all(len(numbers) == 4 for numbers in seen) and len(set().union(*seen)) == 10
+
+
+def test_an_image_is_seen_once_as_it_is_once_in_each_view_and_once_with_other_intensities():
+    teacher, images = Threshold(), []
+    teacher.register_forward_pre_hook(lambda _, arguments: images.append(len(arguments[0])))
+    labels = make_labels([blob((16, 12), [0.5, 0.5])] * 5, teacher, num_views=3, batch_size=3)
+    labels.update()
+    assert images == [3] * 5 + [2] * 5
