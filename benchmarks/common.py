@@ -56,6 +56,25 @@ def in_new_process(function: Callable[..., Row], *arguments: Any) -> Row:
         return pool.submit(function, *arguments).result()
 
 
+def in_turns(
+    rounds: int, presets: Sequence[str], measure: Callable[[str], Row], speed: Callable[[Row], float]
+) -> list[Row]:
+    """The fastest row of each preset, and its speed as a multiple of that of `plain`.
+
+    The speed of a machine drifts, above all where others use it too: presets are measured in turns.
+    """
+    best: dict[str, Row] = {}
+    for _ in range(rounds):
+        for preset in presets:
+            row = measure(preset)
+            print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            if preset not in best or speed(row) > speed(best[preset]):
+                best[preset] = row
+    for row in best.values():
+        row["× plain"] = speed(row) / speed(best["plain"]) if "plain" in best else None
+    return list(best.values())
+
+
 def names(value: str | Sequence[str]) -> list[str]:
     """Names on a command line, separated by commas."""
     return [name.strip() for name in (value.split(",") if isinstance(value, str) else value)]

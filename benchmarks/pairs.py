@@ -1,4 +1,4 @@
-"""Time of registering a pair of images: both segmented by networks, both directions.
+"""Time of registering a pair of images: both segmented by networks, both directions, by the bundle's inferer.
 
     python benchmarks/pairs.py --size 256
 
@@ -20,14 +20,15 @@ from typing import Any
 
 import fire
 import torch
-from common import Row, default_device, in_new_process, names, report, synchronize
+from common import Row, default_device, in_new_process, in_turns, names, report, synchronize
 from monai.losses import DiceLoss
 from monai.networks.utils import one_hot
 from plain import registration_loss
 from stages import prepare
 from torch import Tensor
 
-from crosswarp.pipeline import load_network
+from crosswarp.pipeline.bundle import INFERENCE, load_network
+from crosswarp.pipeline.config import read_config
 from crosswarp.spatial import identity_map
 
 
@@ -54,7 +55,10 @@ def measure(
     if threads:
         torch.set_num_threads(threads)
     network = load_network(run, device)
-    register: Callable[[Tensor], Tensor] = partial(plain_pairs, network) if preset == "plain" else network
+    inferer = read_config(run / INFERENCE).get_parsed_content("inferer")
+    register: Callable[[Tensor], Tensor] = (
+        partial(plain_pairs, network) if preset == "plain" else partial(inferer, network=network)
+    )
     images = torch.rand(batch_size, 2, size, size, device=device)
 
     def seconds(images: Tensor) -> float:
@@ -70,6 +74,7 @@ def measure(
         seconds(images)
         batch = statistics.median(seconds(images) for _ in range(3)) / batch_size
     return {
+        "device": device,
         "preset": preset,
         "cold ms": 1e3 * cold,
         "warm ms": 1e3 * warm,
@@ -85,6 +90,7 @@ def main(
     presets: str | tuple[str, ...] = "plain,paper,default,demo",
     device: str | None = None,
     threads: int | None = None,
+    rounds: int = 3,
     out: str | None = None,
 ) -> dict[str, Any]:
     """Measure each preset, on the CPU and, if there is one, on the GPU.
@@ -96,6 +102,7 @@ def main(
         presets: of `plain`, `paper`, `default`, `demo`.
         device: `cpu` or `cuda` alone.
         threads: of the CPU.
+        rounds: of measuring each preset in turn; the fastest counts.
         out: file for the figures as JSON.
     """
     arguments = locals().copy()
@@ -103,20 +110,16 @@ def main(
         torch.set_num_threads(threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
-        runs: dict[str, Path] = {}
+        # the networks take images of any size
+        runs = prepare(Path(temporary), 64, names(presets), device or default_device())
         for place in [device] if device else sorted({"cpu", default_device()}):
-            plain = None
-            for preset in names(presets):
-                files = "paper" if preset == "plain" else preset
-                if files not in runs:  # the networks take images of any size
-                    runs[files] = prepare(Path(temporary), 64, files, device or default_device())
-                row: Row = {"device": place} | in_new_process(
-                    measure, preset, runs[files], size, batch_size, repeats, place, threads
+
+            def row(preset: str, place: str = place) -> Row:
+                return in_new_process(
+                    measure, preset, runs[preset], size, batch_size, repeats, place, threads
                 )
-                plain = row["warm ms"] if preset == "plain" else plain
-                row["× plain"] = plain / row["warm ms"] if plain else None
-                rows.append(row)
-                print({k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+
+            rows += in_turns(rounds, list(runs), row, lambda row: 1 / row["warm ms"])
     return report("pairs", arguments, rows, out)
 
 

@@ -4,8 +4,9 @@
 
 A step is what the trainer of the bundle does, drawing and augmenting the batch included; validation,
 checkpoints, start-up and the target labels of stage 3 (made once per epoch) are not. Each row is measured in
-a process of its own. `plain` is benchmarks/plain.py with the networks of the `paper` preset in float32; the
-last column is how many times as many images a second a row trains on.
+processes of its own, in turns with those it is compared with. `plain` is benchmarks/plain.py with the
+networks of the `paper` preset in float32; the last column is how many times as many images a second a row
+trains on.
 """
 
 from __future__ import annotations
@@ -15,34 +16,47 @@ import resource
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import fire
 import torch
 from chain import train
-from common import STAGES, Row, default_device, in_new_process, names, report, stage_workflow, synchronize
+from common import (
+    STAGES,
+    Row,
+    default_device,
+    in_new_process,
+    in_turns,
+    names,
+    report,
+    stage_workflow,
+    synchronize,
+)
 from ignite.engine import Events
 from plain import AdaptationStep, RegistrationStep, SegmentationStep
 from torch.utils.flop_counter import FlopCounterMode
 
 from crosswarp.data import write_knee_cohort
 
+LIKE_PAPER = ("plain", "paper")
 BLOCKS = 5  # the speed is the median of so many blocks of steps, waiting for a GPU after each
 
 
-def prepare(folder: Path, size: int, preset: str, device: str) -> Path:
-    """A run with all stages, each trained for two steps of two images: networks to measure with."""
+def prepare(folder: Path, size: int, presets: Sequence[str], device: str) -> dict[str, Path]:
+    """For each preset a run whose stages were trained for two steps of two images: networks to measure."""
     data = write_knee_cohort(
         folder / "data", size, train_labelled=4, train_unlabelled=12, val=2, test=1, target_train=12,
         target_val=2, target_test=1,
     )  # fmt: skip
-    run = folder / preset
     short: dict[str, Any] = {"device": device, "source_segmentation#max_augmented_pairs": 24}
     for stage in STAGES:
         short |= {f"{stage}#max_epochs": 1, f"{stage}#steps_per_epoch": 2, f"{stage}#batch_size": 2}
-    train(data, run, preset, short)
-    return run
+    runs = {preset: folder / ("paper" if preset == "plain" else preset) for preset in presets}
+    for run in set(runs.values()):
+        train(data, run, run.name, short)
+    return runs
 
 
 class _Done(Exception):
@@ -122,7 +136,7 @@ def measure(
     plain = preset == "plain"
     overrides: dict[str, Any] = {"batch_size": batch_size, "steps_per_epoch": 10_000, "device": device}
     overrides["max_epochs"] = 2 if active == 3 else 1  # the paper's fourth step joins after half the epochs
-    if stage == "domain_adaptation" and preset not in ("plain", "paper"):
+    if stage == "domain_adaptation" and preset not in LIKE_PAPER:
         overrides["self_training_start"] = 0
     if plain:
         overrides["memory_format"] = "$torch.contiguous_format"
@@ -192,12 +206,13 @@ def plain_step(stage: str, parser: Any) -> Any:
 def main(
     size: int = 64,
     batch_size: int = 12,
-    steps: int = 20,
+    steps: int = 10,
     warmup: int = 3,
     presets: str | tuple[str, ...] = "plain,paper,default,demo",
     stages: str | tuple[str, ...] = STAGES,
     device: str | None = None,
     threads: int | None = None,
+    rounds: int = 3,
     out: str | None = None,
 ) -> dict[str, Any]:
     """Measure each stage under each preset.
@@ -211,6 +226,7 @@ def main(
         stages: names of stages.
         device: `cpu` or `cuda`; a GPU if there is one.
         threads: of the CPU.
+        rounds: of measuring each preset in turn; the fastest counts.
         out: file for the figures as JSON.
     """
     device = device or default_device()
@@ -219,25 +235,19 @@ def main(
         torch.set_num_threads(threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
-        runs: dict[str, Path] = {}
+        runs = prepare(Path(temporary), size, names(presets), device)
         for stage in names(stages):
             # the paper's stage 1 trains three steps of the network first, then a fourth
             for active in (3, 4) if stage == "registration_augmentation" else (None,):
-                for preset in names(presets):
-                    like_paper = preset in ("plain", "paper")
-                    if active == 3 and not like_paper:
-                        continue
-                    files = "paper" if like_paper else preset
-                    if files not in runs:
-                        runs[files] = prepare(Path(temporary), size, files, device)
-                    part = active if like_paper else None
-                    row = in_new_process(
-                        measure, stage, preset, runs[files], batch_size, steps, warmup, device, threads, part
+
+                def row(preset: str, stage: str = stage, active: int | None = active) -> Row:
+                    part = active if preset in LIKE_PAPER else None
+                    return in_new_process(
+                        measure, stage, preset, runs[preset], batch_size, steps, warmup, device, threads, part
                     )
-                    base = [r for r in rows if r["preset"] == "plain" and r["stage"].startswith(stage)]
-                    row["× plain"] = row["images/s"] / base[-1]["images/s"] if base else None
-                    rows.append(row)
-                    print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+
+                compared = [name for name in runs if active != 3 or name in LIKE_PAPER]
+                rows += in_turns(rounds, compared, row, lambda row: row["images/s"])
     return report("stages", arguments, rows, out)
 
 

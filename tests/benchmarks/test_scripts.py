@@ -82,9 +82,11 @@ def same_process(monkeypatch):
 
 def test_stages(tiny, same_process, monkeypatch, capsys):
     folder, _, _ = tiny
-    monkeypatch.setattr(stages, "prepare", lambda *_: folder / "seed_0")
+    monkeypatch.setattr(stages, "prepare", lambda *_: {"demo": folder / "seed_0"})
     out = folder / "stages.json"
-    figures = stages.main(batch_size=2, steps=1, warmup=1, presets="demo", device="cpu", out=str(out))
+    figures = stages.main(
+        batch_size=2, steps=1, warmup=1, presets="demo", device="cpu", rounds=1, out=str(out)
+    )
     assert json.loads(out.read_text()) == json.loads(json.dumps(figures))
     assert [row["stage"] for row in figures["rows"]] == list(chain.STAGES)
     for row in figures["rows"]:
@@ -108,8 +110,8 @@ def test_the_plain_step_of_a_stage_trains_the_papers_networks(tiny, same_process
 
 def test_pairs(tiny, same_process, monkeypatch):
     folder, _, _ = tiny
-    monkeypatch.setattr(pairs, "prepare", lambda *_: folder / "seed_0")
-    figures = pairs.main(size=32, batch_size=2, repeats=2, presets="plain,demo", device="cpu")
+    monkeypatch.setattr(pairs, "prepare", lambda *_: dict.fromkeys(("plain", "demo"), folder / "seed_0"))
+    figures = pairs.main(size=32, batch_size=2, repeats=2, presets="plain,demo", device="cpu", rounds=2)
     plain, ours = figures["rows"]
     assert plain["× plain"] == 1 and ours["× plain"] == pytest.approx(plain["warm ms"] / ours["warm ms"])
     assert ours["pairs/s"] == pytest.approx(1e3 / ours["batch ms"]) and ours["cold ms"] > 0

@@ -202,13 +202,13 @@ def test_a_stage_by_itself_is_the_stage_of_the_chain(run):
 
 def test_a_changed_parameter_trains_its_stage_and_those_after_it(run):
     before = times(run)
-    train(run, **{"domain_adaptation#learning_rate": 0.01})
+    train(run, **{"domain_adaptation#segmentation_learning_rate": 0.01})
     changed = {name for name, written in times(run).items() if written != before[name]}
     assert changed == {"domain_adaptation", "multimodal_registration"}
     aside = {path.name: path / "models" / "model.pt" for path in (run / "previous").iterdir()}
     assert set(aside) == {f"{name}-1" for name in changed}
     assert aside["domain_adaptation-1"].stat().st_mtime_ns == before["domain_adaptation"][2]
-    assert read(run / "domain_adaptation" / "configs" / "train.json")["learning_rate"] == 0.01
+    assert read(run / "domain_adaptation" / "configs" / "train.json")["segmentation_learning_rate"] == 0.01
 
 
 def test_changed_weights_are_put_right_without_training(run, original):
