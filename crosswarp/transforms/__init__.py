@@ -2,7 +2,7 @@
 
 from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
 from .components import count_components, keep_components
-from .registration import PredictedLabelsd, WarpMovingd
+from .registration import PredictedLabelsd, SaveTransformsd, WarpMovingd
 
 __all__ = [
     "PredictedLabelsd",
@@ -12,6 +12,7 @@ __all__ = [
     "RandomOverlay",
     "RandomSpatial",
     "RandomSpectrum",
+    "SaveTransformsd",
     "WarpMovingd",
     "count_components",
     "keep_components",

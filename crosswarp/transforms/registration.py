@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import itk
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -13,7 +14,9 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
+from ..files import replacing
 from ..spatial import identity_map, resize_map, sample
+from ..spatial.physical import itk_transforms, total_displacement_field
 
 
 def file_stem(path: str | Path) -> str:
@@ -26,12 +29,17 @@ def on_grid_of(image: Tensor, reference: MetaTensor) -> MetaTensor:
     return MetaTensor(image, meta=dict(reference.meta))
 
 
+def pair_name(moving: MetaTensor, fixed: MetaTensor) -> str:
+    """What the results of a pair are named after: one image may be warped onto many."""
+    return "_to_".join(file_stem(image.meta["filename_or_obj"]) for image in (moving, fixed))
+
+
 class WarpMovingd(MapTransform):
     """Warp moving images onto the fixed image's own grid, as ``warped_<key>``.
 
     The map is read from the first D channels of the prediction ``[D + ..., *spatial]`` on the network's grid.
     Its coordinates are fractions of the image, so it needs only resampling to fit any grid of the same field
-    of view. The result is named after both files, ``<moving>_to_<fixed>``: one may be warped onto many.
+    of view. The result is named after both files, ``<moving>_to_<fixed>``.
 
     Args:
         keys: what to warp, each ``[C, *spatial]`` of any size; a key that an item lacks is left out.
@@ -60,10 +68,42 @@ class WarpMovingd(MapTransform):
         for key, mode in self.key_iterator(result, self.modes):
             moving = result[key].as_subclass(Tensor).to(phi.device)
             warped = on_grid_of(sample(moving[None], phi, mode)[0], reference)
-            warped.meta["filename_or_obj"] = "_to_".join(
-                file_stem(image.meta["filename_or_obj"]) for image in (result[key], reference)
-            )
+            warped.meta["filename_or_obj"] = pair_name(result[key], reference)
             result[f"warped_{key}"] = warped
+        return result
+
+
+class SaveTransformsd(MapTransform):
+    """Write the map of a pair as files that ITK, SimpleITK, ANTs and 3D Slicer read, in mm and LPS.
+
+    ``<moving>_to_<fixed>_transform.h5`` is an ITK composite transform; it takes fixed points to moving ones, so it
+    resamples the moving image onto the fixed, and carries points and contours of the fixed image to the moving.
+    ``<moving>_to_<fixed>_inverse.h5`` does the reverse. ``<moving>_to_<fixed>_displacement.nii.gz`` is the first as a
+    displacement field on the fixed image's own grid.
+
+    Args:
+        keys: the moving and the fixed image, in this order.
+        output_dir: folder for the files.
+        map_key: the prediction ``[D + ..., *spatial]``, whose first D channels are the map.
+    """
+
+    def __init__(self, keys: KeysCollection, output_dir: str | Path, map_key: str = "pred") -> None:
+        super().__init__(keys)
+        self.output_dir, self.map_key = Path(output_dir), map_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the item stays as it is."""
+        result = dict(data)
+        moving, fixed = (result[key] for key in self.keys)
+        phi = result[self.map_key][None, : fixed.ndim - 1].as_subclass(Tensor).float()
+        forward, inverse = itk_transforms(phi, fixed.affine, fixed.shape[1:], moving.affine, moving.shape[1:])
+        stem = pair_name(moving, fixed)
+        for name, transform in (("transform", forward), ("inverse", inverse)):
+            with replacing(self.output_dir / f"{stem}_{name}.h5", ".h5") as path:
+                itk.transformwrite([transform], str(path))
+        field = total_displacement_field(forward, fixed.affine, fixed.shape[1:])
+        with replacing(self.output_dir / f"{stem}_displacement.nii.gz", ".nii.gz") as path:
+            itk.imwrite(field, str(path))
         return result
 
 

@@ -1,0 +1,180 @@
+"""Maps between images that lie in space: physical displacements and ITK transforms, in mm and LPS.
+
+A map addresses fractions of the two images. Between physical spaces it is therefore ``A ∘ (id + d)``: the displacement
+``d`` of the map in mm of the fixed image, then the affine ``A`` that lays the extent of the fixed image onto that of the
+moving one. Like the map itself, an ITK transform takes *fixed* points to *moving* ones, which is what resampling asks for.
+
+Affines are those of MONAI and nibabel, array indices to mm in RAS, ``[D + 1, D + 1]`` (or larger, as nibabel's of a 2D
+image). What is returned is in LPS, as ITK, SimpleITK, ANTs and DICOM have it; 3D Slicer converts by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import itk
+import numpy as np
+import torch
+from monai.data.utils import to_affine_nd
+from numpy.typing import ArrayLike, NDArray
+
+from .maps import displacement, invert
+
+Matrix = NDArray[np.float64]
+
+
+def lps_affine(affine: ArrayLike, spatial_dims: int) -> Matrix:
+    """Return an affine from array indices to mm in LPS, ``[D + 1, D + 1]``, given that to RAS.
+
+    Raises:
+        ValueError: where it is not invertible: an image without extent in space.
+    """
+    matrix: Matrix = to_affine_nd(spatial_dims, np.asarray(affine, np.float64))
+    if not np.isfinite(matrix).all() or abs(np.linalg.det(matrix)) < 1e-12:
+        raise ValueError(f"Expected an invertible affine of an image, got {np.asarray(affine).tolist()}.")
+    return np.diag([-1.0, -1.0, *[1.0] * (spatial_dims - 1)]) @ matrix
+
+
+def fractions_affine(affine: ArrayLike, spatial_shape: Sequence[int]) -> Matrix:
+    """Return the affine from fractions of an image (0 and 1 at its outermost voxel centres) to mm in LPS."""
+    dims = len(spatial_shape)
+    return lps_affine(affine, dims) @ np.diag([*[max(size - 1, 1) for size in spatial_shape], 1.0])
+
+
+def itk_geometry(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
+    """Return origin ``[D]``, spacing ``[D]`` and direction ``[D, D]`` of a grid whose indices an affine takes to LPS.
+
+    Raises:
+        ValueError: for an affine that shears, which an ITK image cannot have.
+    """
+    spacing = np.linalg.norm(matrix[:-1, :-1], axis=0)
+    direction = matrix[:-1, :-1] / spacing
+    if not np.allclose(direction.T @ direction, np.eye(len(spacing)), atol=1e-3):
+        raise ValueError(f"Expected an affine without shear, as of a scanner, got {matrix.tolist()}.")
+    return matrix[:-1, -1], spacing, direction
+
+
+def extent_affine(
+    fixed_affine: ArrayLike, fixed_shape: Sequence[int], moving_affine: ArrayLike, moving_shape: Sequence[int]
+) -> Matrix:
+    """Return the affine that lays the extent of a fixed image onto that of a moving one, mm to mm in LPS."""
+    fixed = fractions_affine(fixed_affine, fixed_shape)
+    return fractions_affine(moving_affine, moving_shape) @ np.linalg.inv(fixed)
+
+
+def physical_displacement(phi: torch.Tensor, affine: ArrayLike, spatial_shape: Sequence[int]) -> Matrix:
+    """Return the displacement of a map in mm along the axes of LPS.
+
+    Args:
+        phi: ``[1, D, *spatial]``, on any grid over the fixed image's extent.
+        affine: of the fixed image.
+        spatial_shape: of the fixed image.
+
+    Returns:
+        ``[*spatial, D]``, on the grid of the map.
+    """
+    linear = fractions_affine(affine, spatial_shape)[:-1, :-1]
+    return np.moveaxis(displacement(phi)[0].double().cpu().numpy(), 0, -1) @ linear.T
+
+
+def itk_displacement_field(phi: torch.Tensor, affine: ArrayLike, spatial_shape: Sequence[int]) -> Any:
+    """Return the displacement of a map as an ITK vector image over the fixed image, on the grid of the map.
+
+    Interpolated linearly it is the map on every other grid, too: nothing is gained by a finer one.
+
+    Args:
+        phi: ``[1, D, *spatial]``.
+        affine: of the fixed image.
+        spatial_shape: of the fixed image.
+
+    Returns:
+        ``itk.VectorImage[itk.D, D]``.
+
+    Raises:
+        ValueError: for an affine that shears, which an ITK image cannot have.
+    """
+    dims = len(spatial_shape)
+    # ITK's arrays have the last axis first
+    vectors = physical_displacement(phi, affine, spatial_shape).swapaxes(0, dims - 1)
+    field = itk.image_from_array(np.ascontiguousarray(vectors), is_vector=True)
+    per_voxel = fractions_affine(affine, spatial_shape) @ np.diag(
+        [*[1 / max(size - 1, 1) for size in phi.shape[2:]], 1.0]
+    )
+    origin, spacing, direction = itk_geometry(per_voxel)
+    field.SetOrigin(origin.tolist())
+    field.SetSpacing(spacing.tolist())
+    field.SetDirection(itk.matrix_from_array(direction))
+    return field
+
+
+def itk_affine(matrix: Matrix) -> Any:
+    """Return an affine ``[D + 1, D + 1]`` in LPS as ``itk.AffineTransform[itk.D, D]``."""
+    dims = len(matrix) - 1
+    transform = itk.AffineTransform[itk.D, dims].New()
+    transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:-1, :-1])))
+    transform.SetTranslation(matrix[:-1, -1].tolist())
+    return transform
+
+
+def itk_transforms(
+    phi: torch.Tensor,
+    fixed_affine: ArrayLike,
+    fixed_shape: Sequence[int],
+    moving_affine: ArrayLike,
+    moving_shape: Sequence[int],
+) -> tuple[Any, Any]:
+    """Return a map as an ITK composite transform, and its inverse.
+
+    The inverse is that of the map itself, by :func:`~.maps.invert`, not the network's map of the other direction, which
+    is only nearly its inverse.
+
+    Args:
+        phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
+        fixed_affine: of the fixed image.
+        fixed_shape: of the fixed image.
+        moving_affine: of the moving image.
+        moving_shape: of the moving image.
+
+    Returns:
+        two ``itk.CompositeTransform[itk.D, D]``: one takes fixed points to moving ones and resamples the moving image
+        onto the fixed; the other does the reverse.
+    """
+    dims = len(fixed_shape)
+    matrix = extent_affine(fixed_affine, fixed_shape, moving_affine, moving_shape)
+
+    def field(phi: torch.Tensor) -> Any:
+        transform = itk.DisplacementFieldTransform[itk.D, dims].New()
+        transform.SetDisplacementField(itk_displacement_field(phi, fixed_affine, fixed_shape))
+        return transform
+
+    # what was added last is applied first
+    forward, inverse = (itk.CompositeTransform[itk.D, dims].New() for _ in range(2))
+    forward.AddTransform(itk_affine(matrix))
+    forward.AddTransform(field(phi))
+    inverse.AddTransform(field(invert(phi)))
+    inverse.AddTransform(itk_affine(np.linalg.inv(matrix)))
+    return forward, inverse
+
+
+def total_displacement_field(transform: Any, affine: ArrayLike, spatial_shape: Sequence[int]) -> Any:
+    """Return an ITK transform as a displacement field on an image's own grid.
+
+    Args:
+        transform: from points of the image to any points, mm in LPS.
+        affine: of the image.
+        spatial_shape: of the image.
+
+    Returns:
+        ``itk.Image[itk.Vector[itk.F, D], D]``, mm in LPS.
+    """
+    dims = len(spatial_shape)
+    origin, spacing, direction = itk_geometry(lps_affine(affine, dims))
+    sampler = itk.TransformToDisplacementFieldFilter[itk.Image[itk.Vector[itk.F, dims], dims], itk.D].New()
+    sampler.SetTransform(transform)
+    sampler.SetSize([int(size) for size in spatial_shape])
+    sampler.SetOutputOrigin(origin.tolist())
+    sampler.SetOutputSpacing(spacing.tolist())
+    sampler.SetOutputDirection(itk.matrix_from_array(direction))
+    sampler.Update()
+    return sampler.GetOutput()

@@ -1,0 +1,56 @@
+"""The transforms that `register` writes, applied to the files by SimpleITK: they give what `register` wrote."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import itk
+import nibabel as nib
+import numpy as np
+import pytest
+
+from crosswarp.__main__ import register
+
+from ..cohorts import write_blob_cohort
+from ..trained_run import write_trained_run
+
+sitk = pytest.importorskip("SimpleITK")
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_simpleitk_resamples_to_the_warped_image(tmp_path: Path, spatial_dims: int) -> None:
+    datalist = write_blob_cohort(tmp_path / "data", spatial_dims, num_classes=3, spatial_size=(16, 12))
+    run = write_trained_run(tmp_path / "run", datalist, deformation=0.02)
+    images = tmp_path / "data" / "images"
+    moving, fixed = images / "coldtest0.nii.gz", images / "warmtest1.nii.gz"
+    turn(fixed, spatial_dims)
+    out = tmp_path / "out"
+    register(str(moving), str(fixed), str(run), str(out), "target", "source")
+    files = {path.name.removeprefix("coldtest0_to_warmtest1_"): path for path in out.iterdir()}
+    warped = sitk.ReadImage(str(files["warped.nii.gz"]), sitk.sitkFloat32)
+    moving_image = sitk.ReadImage(str(moving), sitk.sitkFloat32)
+    for transform in (
+        sitk.ReadTransform(str(files["transform.h5"])),
+        sitk.DisplacementFieldTransform(sitk.ReadImage(str(files["displacement.nii.gz"]), sitk.sitkVectorFloat64)),
+    ):
+        resampled = sitk.Resample(moving_image, warped, transform, sitk.sitkLinear)
+        ours, theirs = (sitk.GetArrayFromImage(each) for each in (warped, resampled))
+        inner = tuple(slice(3, -3) for _ in range(spatial_dims))
+        np.testing.assert_allclose(ours[inner], theirs[inner], atol=0.02 * np.ptp(ours))
+    displaced = sitk.GetArrayFromImage(sitk.ReadImage(str(files["displacement.nii.gz"])))
+    assert np.ptp(displaced, axis=tuple(range(spatial_dims))).max() > 0.2, "the map is not the identity"
+
+
+def turn(path: Path, spatial_dims: int) -> None:
+    """Store the image with other axes in space: flipped, and in 3D oblique and anisotropic."""
+    image = nib.load(path)
+    affine = image.affine.copy()
+    angle = 0.2 if spatial_dims == 3 else 0
+    rotation = np.eye(4)
+    rotation[:3, :3] = [
+        [np.cos(angle), -np.sin(angle), 0],
+        [np.sin(angle), np.cos(angle), 0],
+        [0, 0, 1],
+    ]
+    affine = rotation @ affine @ np.diag([1, 1.5, 1, 1])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)

@@ -1,0 +1,121 @@
+"""Maps between images in space, against ITK, SimpleITK and ANTs, with anisotropic spacing and oblique axes."""
+
+from __future__ import annotations
+
+import itk
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from crosswarp.spatial import identity_map, sample
+from crosswarp.spatial.physical import (
+    extent_affine,
+    fractions_affine,
+    itk_transforms,
+    lps_affine,
+    total_displacement_field,
+)
+
+# sizes of the map's grid, the fixed and the moving image, and their spacings in mm
+CASES = {
+    2: ((24, 28), (40, 31), (35, 50), (0.7, 1.3), (1.1, 0.6)),
+    3: ((24, 28, 16), (40, 31, 22), (35, 50, 18), (0.7, 1.3, 2.5), (1.1, 0.6, 3.0)),
+}
+
+
+def oblique(spacing, seed):
+    """Indices to mm in RAS, with axes turned at random."""
+    rng = np.random.default_rng(seed)
+    dims = len(spacing)
+    affine = np.eye(dims + 1)
+    affine[:-1, :-1] = np.linalg.qr(rng.normal(size=(dims, dims)))[0] @ np.diag(spacing)
+    affine[:-1, -1] = rng.normal(size=dims) * 30
+    return affine
+
+
+class Pair:
+    def __init__(self, dims: int) -> None:
+        grid, self.fixed_shape, self.moving_shape, *spacings = CASES[dims]
+        self.fixed_affine, self.moving_affine = (oblique(each, i) for i, each in enumerate(spacings))
+        coarse = 0.02 * torch.randn(1, dims, *[5] * dims, generator=torch.Generator().manual_seed(0))
+        mode = "bilinear" if dims == 2 else "trilinear"
+        self.phi = identity_map(grid) + F.interpolate(coarse, size=grid, mode=mode, align_corners=True)
+        self.transforms = itk_transforms(
+            self.phi, self.fixed_affine, self.fixed_shape, self.moving_affine, self.moving_shape
+        )
+        fractions = np.random.default_rng(2).uniform(0.1, 0.9, (100, dims))
+        self.points = apply(fractions_affine(self.fixed_affine, self.fixed_shape), fractions)
+        column = torch.tensor(fractions.T, dtype=torch.float32).reshape(1, dims, -1, *[1] * (dims - 1))
+        read = sample(self.phi, column).reshape(dims, -1).T.double().numpy()
+        self.expected = apply(fractions_affine(self.moving_affine, self.moving_shape), read)
+
+
+def apply(matrix, points):
+    return points @ matrix[:-1, :-1].T + matrix[:-1, -1]
+
+
+def transformed(transform, points):
+    return np.array([tuple(transform.TransformPoint(point.tolist())) for point in points])
+
+
+@pytest.fixture(params=[2, 3], scope="module")
+def pair(request):
+    return Pair(request.param)
+
+
+def test_itk_takes_fixed_points_to_the_moving_points_that_the_map_names(pair):
+    np.testing.assert_allclose(transformed(pair.transforms[0], pair.points), pair.expected, atol=1e-4)
+
+
+def test_the_inverse_brings_them_back(pair):
+    forward, inverse = pair.transforms
+    error = np.linalg.norm(transformed(inverse, transformed(forward, pair.points)) - pair.points, axis=1)
+    assert error.mean() < 0.05  # mm; both are interpolated linearly between the points of the grid
+
+
+def test_files_mean_the_same_to_simpleitk(pair, tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    itk.transformwrite([pair.transforms[0]], str(tmp_path / "a.h5"))
+    read = sitk.ReadTransform(str(tmp_path / "a.h5"))
+    np.testing.assert_allclose(transformed(read, pair.points), pair.expected, atol=1e-4)
+
+
+def test_files_mean_the_same_to_ants(pair, tmp_path):
+    ants = pytest.importorskip("ants")
+    itk.transformwrite([pair.transforms[0]], str(tmp_path / "a.h5"))
+    read = ants.read_transform(str(tmp_path / "a.h5"))
+    found = [ants.apply_ants_transform_to_point(read, point) for point in pair.points]
+    np.testing.assert_allclose(found, pair.expected, atol=1e-4)
+
+
+def test_displacement_field_is_the_transform_at_the_voxels_of_the_fixed_image(pair, tmp_path):
+    sitk = pytest.importorskip("SimpleITK")
+    field = total_displacement_field(pair.transforms[0], pair.fixed_affine, pair.fixed_shape)
+    itk.imwrite(field, str(tmp_path / "field.nii.gz"))
+    image = sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64)
+    read = sitk.DisplacementFieldTransform(image)
+    indices = np.random.default_rng(3).integers(3, np.array(pair.fixed_shape) - 3, (50, len(pair.fixed_shape)))
+    points = apply(lps_affine(pair.fixed_affine, len(pair.fixed_shape)), indices)
+    np.testing.assert_allclose(transformed(read, points), transformed(pair.transforms[0], points), atol=1e-3)
+
+
+def test_identity_between_an_image_and_itself_moves_nothing():
+    affine = oblique((0.5, 2.0, 1.0), 0)
+    forward, inverse = itk_transforms(identity_map((6, 5, 4)), affine, (9, 8, 7), affine, (9, 8, 7))
+    points = np.random.default_rng(0).normal(size=(10, 3)) * 100  # also far outside
+    for transform in (forward, inverse):
+        np.testing.assert_allclose(transformed(transform, points), points, atol=1e-5)
+
+
+def test_extents_are_laid_onto_each_other_by_the_centres_of_their_corners():
+    matrix = extent_affine(np.diag([-1.0, -1, 1]), (11, 21), np.diag([-2.0, -0.5, 1]), (21, 41))
+    np.testing.assert_allclose(apply(matrix, np.array([[0.0, 0], [10, 20]])), [[0, 0], [40, 20]], atol=1e-12)
+
+
+def test_faults_of_an_affine():
+    with pytest.raises(ValueError, match="invertible"):
+        lps_affine(np.diag([1, 0, 1]), 2)
+    shear = np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1]])
+    with pytest.raises(ValueError, match="without shear"):
+        itk_transforms(identity_map((4, 4)), shear, (4, 4), shear, (4, 4))
