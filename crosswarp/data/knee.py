@@ -338,7 +338,7 @@ def _draw_soft_tissue(rng: Generator, points: Array) -> Array:
         PchipInterpolator(_LEG_HEIGHTS, widths * rng.normal(girth, 0.03, len(widths)))(np.clip(y, -220, 220))
         for widths in np.array([_LEG_LATERAL, _LEG_MEDIAL])
     ]
-    width = np.where(x < 0, *sides)
+    width = np.where(x < 0, sides[0], sides[1])
     girths = (sides[0] + sides[1]) / 2
     tissue = np.zeros_like(x)
     for half_width, attenuation in ((width, 0.0104), (width - fat, 0.0044)):  # skin and fat, muscle

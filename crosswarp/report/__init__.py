@@ -13,10 +13,12 @@ from .figures import (
     pair_figure,
     segmentation_figure,
 )
+from .quality import SaveQualityd
 from .writing import Curves, write_csv, write_report
 
 __all__ = [
     "Curves",
+    "SaveQualityd",
     "checkerboard",
     "curves_figure",
     "dice_figure",

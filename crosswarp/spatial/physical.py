@@ -1,11 +1,13 @@
 """Maps between images that lie in space: physical displacements and ITK transforms, in mm and LPS.
 
-A map addresses fractions of the two images. Between physical spaces it is therefore ``A ∘ (id + d)``: the displacement
-``d`` of the map in mm of the fixed image, then the affine ``A`` that lays the extent of the fixed image onto that of the
-moving one. Like the map itself, an ITK transform takes *fixed* points to *moving* ones, which is what resampling asks for.
+A map addresses fractions of the two images. Between physical spaces it is therefore ``A ∘ (id + d)``: the
+displacement ``d`` of the map in mm of the fixed image, then the affine ``A`` that lays the extent of the
+fixed image onto that of the moving one. Like the map itself, an ITK transform takes *fixed* points to
+*moving* ones, which is what resampling asks for.
 
-Affines are those of MONAI and nibabel, array indices to mm in RAS, ``[D + 1, D + 1]`` (or larger, as nibabel's of a 2D
-image). What is returned is in LPS, as ITK, SimpleITK, ANTs and DICOM have it; 3D Slicer converts by itself.
+Affines are those of MONAI and nibabel, array indices to mm in RAS, ``[D + 1, D + 1]`` (or larger, as
+nibabel's of a 2D image). What is returned is in LPS, as ITK, SimpleITK, ANTs and DICOM have it; 3D Slicer
+converts by itself.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ def fractions_affine(affine: ArrayLike, spatial_shape: Sequence[int]) -> Matrix:
 
 
 def itk_geometry(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Return origin ``[D]``, spacing ``[D]`` and direction ``[D, D]`` of a grid whose indices an affine takes to LPS.
+    """Return origin ``[D]``, spacing ``[D]`` and direction ``[D, D]`` of a grid, given its affine to LPS.
 
     Raises:
         ValueError: for an affine that shears, which an ITK image cannot have.
@@ -126,8 +128,8 @@ def itk_transforms(
 ) -> tuple[Any, Any]:
     """Return a map as an ITK composite transform, and its inverse.
 
-    The inverse is that of the map itself, by :func:`~.maps.invert`, not the network's map of the other direction, which
-    is only nearly its inverse.
+    The inverse is that of the map itself, by :func:`~.maps.invert`, not the network's map of the other
+    direction, which is only nearly its inverse.
 
     Args:
         phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
@@ -137,8 +139,8 @@ def itk_transforms(
         moving_shape: of the moving image.
 
     Returns:
-        two ``itk.CompositeTransform[itk.D, D]``: one takes fixed points to moving ones and resamples the moving image
-        onto the fixed; the other does the reverse.
+        two ``itk.CompositeTransform[itk.D, D]``: one takes fixed points to moving ones and resamples the
+        moving image onto the fixed; the other does the reverse.
     """
     dims = len(fixed_shape)
     matrix = extent_affine(fixed_affine, fixed_shape, moving_affine, moving_shape)
@@ -153,7 +155,7 @@ def itk_transforms(
     forward.AddTransform(itk_affine(matrix))
     forward.AddTransform(field(phi))
     inverse.AddTransform(field(invert(phi)))
-    inverse.AddTransform(itk_affine(np.linalg.inv(matrix)))
+    inverse.AddTransform(itk_affine(extent_affine(moving_affine, moving_shape, fixed_affine, fixed_shape)))
     return forward, inverse
 
 

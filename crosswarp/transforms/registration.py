@@ -76,10 +76,10 @@ class WarpMovingd(MapTransform):
 class SaveTransformsd(MapTransform):
     """Write the map of a pair as files that ITK, SimpleITK, ANTs and 3D Slicer read, in mm and LPS.
 
-    ``<moving>_to_<fixed>_transform.h5`` is an ITK composite transform; it takes fixed points to moving ones, so it
-    resamples the moving image onto the fixed, and carries points and contours of the fixed image to the moving.
-    ``<moving>_to_<fixed>_inverse.h5`` does the reverse. ``<moving>_to_<fixed>_displacement.nii.gz`` is the first as a
-    displacement field on the fixed image's own grid.
+    ``<moving>_to_<fixed>_transform.h5`` is an ITK composite transform; it takes fixed points to moving ones,
+    so it resamples the moving image onto the fixed, and carries points and contours of the fixed image to the
+    moving. ``<moving>_to_<fixed>_inverse.h5`` does the reverse. ``<moving>_to_<fixed>_displacement.nii.gz``
+    is the first as a displacement field on the fixed image's own grid.
 
     Args:
         keys: the moving and the fixed image, in this order.

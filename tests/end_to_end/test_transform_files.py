@@ -1,10 +1,10 @@
-"""The transforms that `register` writes, applied to the files by SimpleITK: they give what `register` wrote."""
+"""The transforms that `register` writes, applied to files by SimpleITK, give what `register` wrote."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -15,6 +15,22 @@ from ..cohorts import write_blob_cohort
 from ..trained_run import write_trained_run
 
 sitk = pytest.importorskip("SimpleITK")
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_quality_of_a_pair_is_judged_and_pictured(tmp_path: Path, spatial_dims: int) -> None:
+    datalist = write_blob_cohort(tmp_path / "data", spatial_dims, num_classes=3, spatial_size=(16, 12))
+    run = write_trained_run(tmp_path / "run", datalist, deformation=0.02)
+    images = tmp_path / "data" / "images"
+    moving, fixed = str(images / "warmtest0.nii.gz"), str(images / "coldtest1.nii.gz")
+    register(moving, fixed, str(run), str(tmp_path / "out"))
+    (file,) = (tmp_path / "out").glob("*_quality.json")
+    quality = json.loads(file.read_text())
+    # the networks are not trained: they find nothing that fits
+    assert quality["verdict"] == "failed" and quality["reasons"]
+    assert (quality["moving"], quality["fixed"]) == ("warmtest0", "coldtest1")
+    assert set(quality["overlap"]) == {"1", "2"} and 0 <= quality["inverse_error_percent"] < 100
+    assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -31,7 +47,9 @@ def test_simpleitk_resamples_to_the_warped_image(tmp_path: Path, spatial_dims: i
     moving_image = sitk.ReadImage(str(moving), sitk.sitkFloat32)
     for transform in (
         sitk.ReadTransform(str(files["transform.h5"])),
-        sitk.DisplacementFieldTransform(sitk.ReadImage(str(files["displacement.nii.gz"]), sitk.sitkVectorFloat64)),
+        sitk.DisplacementFieldTransform(
+            sitk.ReadImage(str(files["displacement.nii.gz"]), sitk.sitkVectorFloat64)
+        ),
     ):
         resampled = sitk.Resample(moving_image, warped, transform, sitk.sitkLinear)
         ours, theirs = (sitk.GetArrayFromImage(each) for each in (warped, resampled))
@@ -39,6 +57,41 @@ def test_simpleitk_resamples_to_the_warped_image(tmp_path: Path, spatial_dims: i
         np.testing.assert_allclose(ours[inner], theirs[inner], atol=0.02 * np.ptp(ours))
     displaced = sitk.GetArrayFromImage(sitk.ReadImage(str(files["displacement.nii.gz"])))
     assert np.ptp(displaced, axis=tuple(range(spatial_dims))).max() > 0.2, "the map is not the identity"
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_how_the_fixed_image_is_stored_does_not_matter(tmp_path: Path, spatial_dims: int) -> None:
+    datalist = write_blob_cohort(tmp_path / "data", spatial_dims, num_classes=3, spatial_size=(16, 12))
+    run = write_trained_run(tmp_path / "run", datalist, deformation=0.02)
+    images = tmp_path / "data" / "images"
+    fixed, moving = images / "warmtest1.nii.gz", images / "coldtest0.nii.gz"
+    image = nib.load(fixed)
+    nib.save(stored_otherwise(image, transposed=False), tmp_path / "flipped.nii.gz")
+    nib.save(stored_otherwise(image, transposed=True), tmp_path / "turned.nii.gz")
+    found = []
+    for path in (fixed, tmp_path / "flipped.nii.gz", tmp_path / "turned.nii.gz"):
+        register(str(moving), str(path), str(run), str(tmp_path / path.name[:-7]), "target", "source")
+        (file,) = (tmp_path / path.name[:-7]).glob("*_transform.h5")
+        found.append(sitk.ReadTransform(str(file)))
+    reference = sitk.ReadImage(str(fixed))
+    points = np.random.default_rng(0).uniform(0.2, 0.8, (20, spatial_dims)) * (
+        np.array(reference.GetSize()) - 1
+    )
+    for point in points:
+        place = reference.TransformContinuousIndexToPhysicalPoint(point.tolist())
+        expected, *others = (np.array(transform.TransformPoint(place)) for transform in found)
+        np.testing.assert_allclose(others, [expected] * 2, atol=0.01)
+
+
+def stored_otherwise(image: nib.Nifti1Image, transposed: bool) -> nib.Nifti1Image:
+    """The same picture in space, with the first two axes of the array reversed and perhaps exchanged."""
+    array = np.asarray(image.dataobj)[::-1, ::-1]
+    back = np.diag([-1.0, -1, 1, 1])
+    back[:2, 3] = np.array(array.shape[:2]) - 1
+    affine = image.affine @ back
+    if transposed:
+        array, affine = array.swapaxes(0, 1), affine[:, [1, 0, 2, 3]]
+    return nib.Nifti1Image(array, affine)
 
 
 def turn(path: Path, spatial_dims: int) -> None:

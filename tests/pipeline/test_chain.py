@@ -311,7 +311,8 @@ def test_bundles_run_from_their_own_folder_and_from_the_root(tmp_path):
 
 def infer(bundle: Path, out: Path, **overrides) -> dict[str, nib.Nifti1Image]:
     execute(bundle / "configs" / "inference.json", "infer", output_dir=str(out), **overrides)
-    return {path.name.removesuffix(".nii.gz"): nib.load(path) for path in sorted(out.iterdir())}
+    images = sorted(path for path in out.glob("*.nii.gz") if not path.name.endswith("_displacement.nii.gz"))
+    return {path.name.removesuffix(".nii.gz"): nib.load(path) for path in images}
 
 
 def records(run: Path, modality: str, key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Maps between images in space, against ITK, SimpleITK and ANTs, with anisotropic spacing and oblique axes."""
+"""Maps between images in space, against ITK, SimpleITK and ANTs: anisotropic spacing, oblique axes."""
 
 from __future__ import annotations
 
@@ -95,7 +95,9 @@ def test_displacement_field_is_the_transform_at_the_voxels_of_the_fixed_image(pa
     itk.imwrite(field, str(tmp_path / "field.nii.gz"))
     image = sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64)
     read = sitk.DisplacementFieldTransform(image)
-    indices = np.random.default_rng(3).integers(3, np.array(pair.fixed_shape) - 3, (50, len(pair.fixed_shape)))
+    indices = np.random.default_rng(3).integers(
+        3, np.array(pair.fixed_shape) - 3, (50, len(pair.fixed_shape))
+    )
     points = apply(lps_affine(pair.fixed_affine, len(pair.fixed_shape)), indices)
     np.testing.assert_allclose(transformed(read, points), transformed(pair.transforms[0], points), atol=1e-3)
 

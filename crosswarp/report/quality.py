@@ -1,0 +1,102 @@
+"""The quality of a registered pair, as a file and as a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from ..files import replacing
+from ..metrics import warp_labels
+from ..metrics.quality import LIMITS, judge, pair_quality
+from ..spatial import sample
+from ..transforms.registration import file_stem, pair_name
+from .figures import pair_figure
+
+logger = logging.getLogger(__name__)
+
+
+class SaveQualityd(MapTransform):
+    """Judge a registered pair without manual labels, and write why, with a picture.
+
+    ``<moving>_to_<fixed>_quality.json`` holds the verdict (``ok``, ``check``, ``failed``), the reasons and
+    what :func:`~crosswarp.metrics.quality.pair_quality` measured; ``..._quality.png`` shows images, labels,
+    maps and volume change on the network's grid. The verdict is logged, too.
+
+    Args:
+        keys: the moving and the fixed image, in this order.
+        output_dir: folder for the files.
+        num_classes: classes, background included.
+        image_key: the network's input, moving and fixed on channels.
+        pred_key: the prediction of ``networks.SegmentAndRegister``.
+        limits: quantity -> value beyond which to check, value beyond which it failed.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        num_classes: int,
+        image_key: str = "image",
+        pred_key: str = "pred",
+        limits: Mapping[str, Sequence[float]] = LIMITS,
+    ) -> None:
+        super().__init__(keys)
+        self.output_dir, self.num_classes = Path(output_dir), num_classes
+        self.image_key, self.pred_key = image_key, pred_key
+        self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the verdict is added as ``quality``."""
+        result = dict(data)
+        moving, fixed = (result[key] for key in self.keys)
+        pred = result[self.pred_key][None].as_subclass(Tensor).float().cpu()
+        dims, classes = fixed.ndim - 1, self.num_classes
+        phi, back, *probabilities = pred.split([dims, dims, classes, classes], dim=1)
+        quality = pair_quality(phi, back, probabilities[0], probabilities[1], moving)
+        verdict, reasons = judge(quality, self.limits)
+        stem = pair_name(moving, fixed)
+        result["quality"] = {
+            "verdict": verdict,
+            "reasons": reasons,
+            **quality,
+            "moving": file_stem(moving.meta["filename_or_obj"]),
+            "fixed": file_stem(fixed.meta["filename_or_obj"]),
+        }
+        level = logging.INFO if verdict == "ok" else logging.WARNING
+        logger.log(level, ": ".join([stem, verdict, *(["; ".join(reasons)] if reasons else [])]))
+        with replacing(self.output_dir / f"{stem}_quality.json") as path:
+            path.write_text(json.dumps(result["quality"], indent=2) + "\n", encoding="utf-8")
+        image = result[self.image_key][None].as_subclass(Tensor).float().cpu()
+        with replacing(self.output_dir / f"{stem}_quality.png", ".png") as path:
+            pair_figure(self.pictured(image, len(moving), phi, back, probabilities)).savefig(path, dpi=110)
+        return result
+
+    def pictured(
+        self,
+        image: Tensor,
+        moving_channels: int,
+        phi: Tensor,
+        back: Tensor,
+        probabilities: Sequence[Tensor],
+    ) -> dict[str, Any]:
+        """What :func:`~.figures.pair_figure` shows: first channels, predicted labels, both maps."""
+        labels = [each.argmax(1, keepdim=True).to(torch.uint8) for each in probabilities]
+        images = image[:, :1], image[:, moving_channels : moving_channels + 1]
+        shown = {
+            "moving": images[0],
+            "fixed": images[1],
+            "warped": sample(images[0], phi),
+            "moving_label": labels[0],
+            "fixed_label": labels[1],
+            "warped_label": warp_labels(labels[0], phi, self.num_classes),
+        }
+        maps = {"phi": phi[0].numpy(), "phi_inverse": back[0].numpy()}
+        return {key: value[0, 0].numpy() for key, value in shown.items()} | maps

@@ -1,0 +1,82 @@
+"""Quality of a pair of discs under known maps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from crosswarp.metrics.quality import judge, pair_quality
+from crosswarp.spatial import identity_map, sample
+
+SIZES = [(24, 18), (14, 16, 12)]
+
+
+def disc(size, centre):
+    """Probabilities of background and a disc, sure inside and outside."""
+    inside = ((identity_map(size) - centre).norm(dim=1, keepdim=True) < 0.3).float() * 0.9 + 0.05
+    return torch.cat([1 - inside, inside], dim=1)
+
+
+def image_of(size, spacing):
+    dims = len(size)
+    affine = torch.diag(torch.tensor([spacing] * dims + [1.0], dtype=torch.float64))
+    return MetaTensor(torch.zeros(1, *size), affine=affine)
+
+
+def shift(size, by):
+    phi = identity_map(size).clone()
+    phi[:, 0] += by
+    return phi
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_registration_that_fits_is_ok(size):
+    fixed, by = disc(size, 0.45), 2 / (size[0] - 1)
+    moving = sample(fixed, shift(size, -by))
+    quality = pair_quality(shift(size, by), shift(size, -by), moving, fixed, image_of(size, 2.0))
+    assert quality["confidence"]["fixed"] == pytest.approx(0.95, abs=1e-6)
+    assert quality["overlap"] == {"1": pytest.approx(1.0)}
+    assert quality["folds_percent"] == 0 and quality["jacobian"] == pytest.approx([1, 1], abs=1e-4)
+    assert quality["inverse_error_mm"] < 1e-4
+    assert judge(quality) == ("ok", [])
+
+
+def test_lengths_are_those_of_the_moving_image_in_mm():
+    size = (11, 21)
+    probabilities = disc(size, 0.5)
+    # one way 0.1 of the first axis, no way back: 0.1 of 10 voxels of 3 mm in an image of 30 x 60 mm
+    quality = pair_quality(
+        shift(size, 0.1), identity_map(size), probabilities, probabilities, image_of(size, 3.0)
+    )
+    assert quality["inverse_error_mm"] == pytest.approx(3.0, abs=1e-4)
+    assert quality["inverse_error_percent"] == pytest.approx(100 * 3 / (30**2 + 60**2) ** 0.5, abs=1e-3)
+    assert judge(quality)[0] == "check" and "inverse" in " ".join(judge(quality)[1])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("moving", "fixed", "verdict", "reason"),
+    [
+        ("disc", "nothing", "failed", "confidence of the fixed segmentation: 0 < 0.75"),
+        ("nothing", "disc", "failed", "overlap of class 1 after warping: 0 < 0.5"),
+        ("nothing", "nothing", "failed", "no class was found in either image"),
+        ("unsure", "disc", "check", "confidence of the moving segmentation: 0.855 < 0.9"),
+    ],
+)
+def test_an_image_without_the_anatomy_is_flagged(size, moving, fixed, verdict, reason):
+    found = disc(size, 0.5)
+    nothing = torch.cat([torch.ones_like(found[:, :1]), torch.zeros_like(found[:, :1])], dim=1)
+    cases = {"disc": found, "nothing": nothing, "unsure": 0.1 + 0.8 * found - 0.005}
+    phi = identity_map(size)
+    quality = pair_quality(phi, phi, cases[moving], cases[fixed], image_of(size, 1.0))
+    word, reasons = judge(quality)
+    assert word == verdict and reason in reasons
+
+
+def test_folds_are_flagged_and_limits_can_be_left_out():
+    size = (16, 16)
+    phi = identity_map(size).flip(2)  # every point folds
+    quality = pair_quality(phi, phi, disc(size, 0.5), disc(size, 0.5), image_of(size, 1.0))
+    assert judge(quality)[0] == "failed" and any("folded" in reason for reason in judge(quality)[1])
+    assert judge(quality, {"confidence": (0.9, 0.75)}) == ("ok", [])
