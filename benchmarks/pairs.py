@@ -55,10 +55,13 @@ def measure(
     if threads:
         torch.set_num_threads(threads)
     network = load_network(run, device)
-    inferer = read_config(run / INFERENCE).get_parsed_content("inferer")
-    register: Callable[[Tensor], Tensor] = (
-        partial(plain_pairs, network) if preset == "plain" else partial(inferer, network=network)
-    )
+    if preset == "plain":
+        register: Callable[[Tensor], Tensor] = partial(plain_pairs, network)
+    else:
+        config = read_config(run / INFERENCE)
+        config["device"] = f"$torch.device('{device}')"
+        network = network.to(memory_format=config.get_parsed_content("memory_format"))
+        register = partial(config.get_parsed_content("inferer"), network=network)
     images = torch.rand(batch_size, 2, size, size, device=device)
 
     def seconds(images: Tensor) -> float:
