@@ -13,6 +13,8 @@ from .data.knee import write_knee_cohort
 from .data.prepare import prepare
 from .pipeline.bundle import INFERENCE, WEIGHTS
 from .pipeline.config import check_ids, read_config
+from .pipeline.package import package
+from .pipeline.verify import verify
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -126,6 +128,8 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "register": register,
+    "package": package,
+    "verify": verify,
 }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from crosswarp.data import load_datalist
+from crosswarp.data import Datalist, load_datalist
 from crosswarp.engines import save_atomically
 from crosswarp.pipeline import Chain
 from crosswarp.pipeline.bundle import INFERENCE, WEIGHTS, file_digest, write_inference_config, write_json
@@ -41,7 +41,8 @@ def write_trained_run(run_dir: Path, datalist: Path, deformation: float = 0.0, s
         "target_channels": data.target.channels,
     }
     for name in STAGES:
-        template = ROOT / "bundles" / name / "configs" / "inference.json"
+        configs = ROOT / "bundles" / name / "configs"
+        template = configs / "inference.json"
         definition = read_config(template)["network_def"]
         if "registration" in name:
             displacement = read_config(template)["displacement_network"]
@@ -51,13 +52,36 @@ def write_trained_run(run_dir: Path, datalist: Path, deformation: float = 0.0, s
             definition |= {"channels": [4, 8], "strides": [2], "num_res_units": 1}
         folder = run_dir / name
         write_inference_config(template, values | {"network_def": definition}, folder)
+        write_json(
+            folder / "configs" / "train.json", trained_config(configs / "train.json", definition, data)
+        )
         network = read_config(folder / INFERENCE).get_parsed_content("network_def")
         for module in network.modules() if "registration" in name and deformation else ():
             if hasattr(module, "head"):
                 nn.init.normal_(module.head.weight, std=deformation)
         save_atomically(network.state_dict(), folder / WEIGHTS)
-        write_json(folder / "manifest.json", {"state": "done", "weights": file_digest(folder / WEIGHTS)})
+        manifest = {
+            "state": "done",
+            "weights": file_digest(folder / WEIGHTS),
+            "time": "2026-01-31T12:00:00+0000",
+        }
+        manifest |= {"criterion": "val_dice", "value": 0.5, "epoch": 2}
+        write_json(folder / "manifest.json", manifest)
         write_json(folder / "checkpoints" / "history.json", [{"epoch": e, "loss": 1 / e} for e in (1, 2, 3)])
     stages = dict.fromkeys(STAGES, {})
     Chain(stages, {}, str(ROOT / "bundles"), str(ROOT), str(run_dir), data).publish()
     return run_dir
+
+
+def trained_config(template: Path, definition: dict, data: Datalist) -> dict:
+    """A stage's training config as the stage records it, shortened to a few steps with tiny networks."""
+    config = read_config(template).get()
+    config |= {"network_def": definition, "spatial_size": data.spatial_size, "datalist": str(data.path)}
+    config |= {"max_epochs": 1, "steps_per_epoch": 2, "batch_size": 2, "device": "cpu"}
+    for part in ("source_to_target", "target_to_source"):
+        if part in config:
+            config[part] |= {"channels": [4, 8], "strides": [2]}
+    for part in ("source_discriminator", "target_discriminator"):
+        if part in config:
+            config[part] |= {"channels": 4, "num_layers_d": 1}
+    return config

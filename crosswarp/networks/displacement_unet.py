@@ -89,5 +89,6 @@ class DisplacementUNet(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode=self.interpolation, align_corners=False)
             x = norm(y + x.to(y.dtype))[tuple(map(slice, (None, None, *skip.shape[2:])))]
             x = torch.cat([x, skip], dim=1)
-        with torch.autocast(x.device.type, enabled=False):  # half precision would put steps into the field
+        device = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # "meta" has none
+        with torch.autocast(device, enabled=False):  # half precision would put steps into the field
             return self.head(x.float()) / 10

@@ -14,8 +14,9 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
+from ..data import Datalist
 from ..files import replacing
-from .config import read_config
+from .config import check_overrides, exits_with_message, read_config, running_parser
 
 WEIGHTS = Path("models") / "model.pt"
 INFERENCE = Path("configs") / "inference.json"
@@ -33,10 +34,15 @@ DATA_IDS = (
 NETWORK_IDS = ("network_def", "displacement_network")
 
 
+def json_text(content: Any) -> str:
+    """JSON as it is written to files."""
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader never sees half a file."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json_text(content), encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
@@ -50,17 +56,20 @@ def file_digest(path: str | Path) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def write_inference_config(template: Path, values: Mapping[str, Any], folder: Path) -> None:
-    """Write a bundle's ``inference.json`` with the values of a run, so that it stands alone.
+def inference_config(template: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A bundle's ``inference.json`` with the values of a run, so that it stands alone.
 
     Args:
         template: the ``inference.json`` of the bundle in the library.
         values: ids to replace; those that the template lacks are ignored.
-        folder: the bundle to write to.
     """
     config = {key: value for key, value in read_config(template).get().items() if key != "_meta_"}
-    config |= {key: deepcopy(value) for key, value in values.items() if key in config}
-    write_json(folder / INFERENCE, config)
+    return config | {key: deepcopy(value) for key, value in values.items() if key in config}
+
+
+def write_inference_config(template: Path, values: Mapping[str, Any], folder: Path) -> None:
+    """Write :func:`inference_config` to a bundle."""
+    write_json(folder / INFERENCE, inference_config(template, values))
 
 
 def run_values(parser: ConfigParser) -> dict[str, Any]:
@@ -120,6 +129,37 @@ def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen:
         ) from error
     network = network.to(device)
     return network.eval().requires_grad_(False) if frozen else network
+
+
+@exits_with_message
+def check_data_fit(bundle: str | Path, data: Datalist) -> None:
+    """Check, from a config that evaluates a trained bundle, its parameters and that data are of its kind.
+
+    Args:
+        bundle: the bundle's folder.
+        data: the data to evaluate it on.
+
+    Raises:
+        SystemExit: for a misspelt parameter, or naming all in which the data differ from those it was
+            trained on.
+    """
+    check_overrides(running_parser(), Path(bundle) / "configs" / "train.json")
+    trained = read_config(Path(bundle) / INFERENCE)
+    own = {
+        "spatial_dims": data.spatial_dims,
+        "num_classes": data.num_classes,
+        "source_channels": data.source.channels,
+        "target_channels": data.target.channels,
+    }
+    wrong = [
+        f"{key} {trained[key]}, got {value}"
+        for key, value in own.items()
+        if key in trained and trained[key] != value
+    ]
+    if wrong:
+        raise ValueError(
+            f"Expected data for the network of {bundle}, but of {data.path}: {'; '.join(wrong)}."
+        )
 
 
 def start_from(network: nn.Module, trained: nn.Module) -> nn.Module:

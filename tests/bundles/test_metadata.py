@@ -11,10 +11,10 @@ import torch
 
 import crosswarp
 from crosswarp.pipeline.config import read_config
+from crosswarp.pipeline.verify import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = [ROOT, *sorted(path.parent for path in (ROOT / "bundles").glob("*/configs"))]
-SCHEMA = json.loads(Path(__file__).with_name("meta_schema_20240725.json").read_text())
 
 
 @pytest.fixture(params=BUNDLES, ids=lambda bundle: str(bundle.relative_to(ROOT)))
@@ -28,8 +28,8 @@ def metadata(bundle):
 
 
 def test_metadata_fit_the_schema(metadata):
-    jsonschema.validate(metadata, SCHEMA)
-    assert metadata["schema"].endswith("/meta_schema_20240725.json")
+    jsonschema.validate(metadata, json.loads(SCHEMA.read_text()))
+    assert metadata["schema"].endswith(f"/{SCHEMA.name}")
 
 
 def test_versions_are_those_of_the_library_and_of_the_requirements(metadata):
