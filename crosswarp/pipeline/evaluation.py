@@ -234,7 +234,7 @@ class Evaluation:
         if manifest.get("fingerprint") == fingerprint and all(file.is_file() for file in files):
             logger.info(f"Evaluated on {manifest['date']}; nothing has changed since.")
         else:
-            manifest = {"fingerprint": fingerprint} | self.evaluate(*files)
+            manifest = {"fingerprint": fingerprint, "weights": digests[1]} | self.evaluate(*files)
             write_json(folder / "manifest.json", manifest)
         print("", *manifest["notes"], "", *manifest["table"], *files, sep="\n")
 
