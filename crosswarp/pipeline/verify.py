@@ -428,6 +428,8 @@ def check_weights(content: bytes, network: nn.Module) -> None:
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError("expected a state dictionary of tensors")
+    if huge := [key for key, value in weights.items() if value.nbytes > len(content)]:
+        raise ValueError(f"holds tensors larger than itself: {', '.join(huge)}")
     own = network.state_dict()
     wrong = [f"without {key}" for key in sorted(own.keys() - weights.keys())]
     wrong += [f"with {key}" for key in sorted(weights.keys() - own.keys())]

@@ -61,7 +61,7 @@ def test_monais_tools_on_a_stage(place: Path, name: str) -> None:
 
 
 def test_the_chain_out_of_its_zip(place: Path) -> None:
-    """Trained, evaluated, used and packaged again, with the library's commands that are in it as `scripts`."""
+    """Trained, evaluated and used, then packaged again by the library that is in it as `scripts`."""
     arguments = [place / "data" / "datalist.json", place / "chain", place / "exports"]
     bundle = place / "bundles" / META
     python(bundle, "-", *map(str, arguments), script=SCRIPT)
