@@ -44,12 +44,15 @@ REQUIRED_OF_STAGE = ("configs/evaluate.json",)
 REQUIRED_OF_ZIP = (WEIGHTS_FILE, "scripts/__init__.py", MODEL_INFO)
 TEXT = (".json", ".conf", ".py", ".html", ".css", ".js", ".md", ".svg", "")
 
-# the classes that may stand in a network's definition to be built and compared with the weights
+# the classes that may stand in a network's definition to be built and compared with the weights: those that
+# neither fetch weights nor call what their arguments name
+MONAI_NETWORKS = (
+    *("AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "HighResNet", "RegUNet", "SegResNet"),
+    *("SwinUNETR", "UNETR", "UNet", "VNet"),
+)
 NETWORKS: dict[str, type[nn.Module]] = {
-    **{
-        name: getattr(nets, name)
-        for name in ("AttentionUnet", "BasicUNet", "DynUNet", "SegResNet", "UNet", "VNet")
-    },
+    **{name: getattr(nets, name) for name in MONAI_NETWORKS},
+    **{f"monai.networks.nets.{name}": getattr(nets, name) for name in MONAI_NETWORKS},
     **{f"scripts.networks.{name}": getattr(networks, name) for name in networks.__all__},
 }
 ARITHMETIC = {
@@ -72,7 +75,7 @@ class Inspection:
     Attributes:
         path: the zip.
         faults: why to refuse it; empty where there is no reason.
-        expressions: by config, the Python that it evaluates when it is run.
+        expressions: by config, the Python that it evaluates and the dotted names that it calls when it runs.
         name: the bundle.
         version: its version.
         digest: SHA-256 of the zip.
@@ -96,7 +99,7 @@ class Inspection:
         size = f"{self.num_files} files, {self.num_bytes / 2**20:.1f} MiB"
         lines = [f"{self.path}: {self.name} {self.version}, {size}, sha256 {self.digest}"]
         unique = dict.fromkeys(each for expressions in self.expressions.values() for each in expressions)
-        lines += [f"  runs the code in scripts/ and these {len(unique)} expressions of its configs:"]
+        lines += [f"  runs the code in scripts/ and what its configs say, {len(unique)} entries:"]
         return "\n".join([*lines, *(f"    {expression}" for expression in unique)])
 
 
@@ -221,7 +224,7 @@ def member_faults(members: list[zipfile.ZipInfo], archive_size: int) -> list[str
 
 
 def file_faults(files: Mapping[str, bytes]) -> list[str]:
-    """Files that do not belong in a bundle, or are not what their name says; checksums that do not fit."""
+    """Files that do not belong in a bundle, or are not what their name says."""
     faults = []
     for path, content in files.items():
         suffix = PurePosixPath(path).suffix
@@ -290,15 +293,18 @@ class Contents:
         return content
 
     def list_python(self, path: str, config: Mapping[str, Any]) -> None:
-        """Note the expressions of a config, and the targets that are not of a known library."""
+        """Note the expressions of a config and what it calls by a dotted name.
+
+        Raises:
+            ValueError: for what it calls that is not of a known library.
+        """
         values = list(_walk(config))
-        expressions = [
-            value for _, value in values if isinstance(value, str) and value.lstrip("+").startswith("$")
-        ]
-        if expressions:
-            self.found.expressions[path] = list(dict.fromkeys(expressions))
-        targets = {str(value) for key, value in values if key == "_target_"}
-        strange = sorted(t for t in targets if "." in t and t.partition(".")[0] not in TARGET_ROOTS)
+        expressions = [value for _, value in values if isinstance(value, str) and value.startswith("$")]
+        targets = sorted({str(value) for key, value in values if key == "_target_" and "." in str(value)})
+        if expressions or targets:
+            called = [f"_target_ {target}" for target in targets]
+            self.found.expressions[path] = [*dict.fromkeys(expressions), *called]
+        strange = [target for target in targets if target.partition(".")[0] not in TARGET_ROOTS]
         if strange:
             raise ValueError(f"calls {', '.join(strange)}; expected what is of {', '.join(TARGET_ROOTS)}")
 
@@ -374,7 +380,7 @@ def build(config: Mapping[str, Any], definition: Any) -> Any:
         if target is not None and (target not in NETWORKS or any(key.startswith("_") for key in arguments)):
             raise ValueError(
                 f"its network cannot be checked without running code of the bundle: {target!r}; "
-                f"known are {', '.join(NETWORKS)}"
+                f"expected, without keys that start with _, one of {', '.join(NETWORKS)}"
             )
         built = {key: build(config, value) for key, value in arguments.items()}
         return built if target is None else NETWORKS[target](**built)
@@ -390,20 +396,23 @@ def build(config: Mapping[str, Any], definition: Any) -> Any:
     return definition
 
 
-def calculate(config: Mapping[str, Any], expression: str) -> Any:
+def calculate(config: Mapping[str, Any], expression: str) -> float:
     """The value of an expression that only adds, subtracts, multiplies and divides numbers and references.
 
     Raises:
         ValueError: for any other expression.
     """
 
-    def value(node: ast.AST) -> Any:
-        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-            return node.value
-        if isinstance(node, ast.Name):
-            return build(config, f"@{node.id}")
-        if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+    def value(node: ast.AST) -> float:
+        found = None
+        if isinstance(node, ast.Constant):
+            found = node.value
+        elif isinstance(node, ast.Name):
+            found = build(config, f"@{node.id}")
+        elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
             return ARITHMETIC[type(node.op)](value(node.left), value(node.right))
+        if isinstance(found, (int, float)):
+            return found
         raise ValueError(f"its network cannot be checked without running Python: {expression}")
 
     return value(ast.parse(expression[1:].replace("@", "").strip(), mode="eval").body)

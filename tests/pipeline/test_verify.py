@@ -109,7 +109,7 @@ def test_what_was_packaged_passes_and_its_python_is_listed(dist: Path, capsys: p
     for path in dist.iterdir():
         assert f"{path}: " in printed and sha256(path.read_bytes()).hexdigest() in printed
     assert "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')" in printed
-    assert "$@stage.begin()" in printed
+    assert "$@stage.begin()" in printed and "_target_ torch.optim.AdamW" in printed
 
 
 @pytest.mark.parametrize("kept", [0, 10, 1000, -1000, -1])
@@ -310,6 +310,7 @@ def test_metadata_that_contradict_the_rest(files: Files, change: Callable, reaso
         ({"_target_": "UNet", "_requires_": "$__import__('os').system('true')"}, "without running code"),
         ({"_target_": "UNet", "spatial_dims": "$__import__('os').system('true')"}, "without running Python"),
         ({"_target_": "UNet", "spatial_dims": "$9**9**9"}, "without running Python"),
+        ({"_target_": "UNet", "spatial_dims": "$@spatial_size * 9999999999"}, "without running Python"),
         ("$__import__('os').system('true')", "without running Python"),
         ("@network_def", "recursion"),
         ("@nowhere", "nowhere"),
