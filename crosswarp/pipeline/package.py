@@ -325,7 +325,7 @@ def measured(run_dir: Path, data: Datalist, provenance: Mapping[str, Any]) -> di
         values = {
             f"test_{group}_{key}_{row['class']}": round(value, 4)
             for key, value in means.items()
-            if value is not None
+            if value is not None and (key == "dice" or row["class"] == "mean")
         }
         metrics[name] |= values
         metrics[META] |= values

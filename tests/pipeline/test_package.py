@@ -168,13 +168,30 @@ def test_only_what_was_measured_is_reported(run: Path, tmp_path: Path):
             "class": "blob 1",
             "dice_mean": None,
         },
-        {"kind": "registration", "direction": "cold_to_warm", "class": "mean", "dice_mean": 0.8},
+        {
+            "kind": "registration",
+            "direction": "cold_to_warm",
+            "class": "mean",
+            "dice_mean": 0.8,
+            "folds_mean": 0.1,
+        },
+        {
+            "kind": "registration",
+            "direction": "cold_to_warm",
+            "class": "blob 1",
+            "dice_mean": 0.7,
+            "folds_mean": 0.1,
+        },
     ]
     evaluation = {"weights": file_digest(run / "models" / "model.pt"), "summary": rows}
     write_json(run / "evaluation" / "manifest.json", evaluation | {"weights": "of an earlier training"})
     assert metrics("stale") == validated
     write_json(run / "evaluation" / "manifest.json", evaluation)
-    segmentation, registration = {"test_warm_dice_mean": 0.9123}, {"test_cold_to_warm_dice_mean": 0.8}
+    segmentation, registration = (
+        {"test_warm_dice_mean": 0.9123},
+        {"test_cold_to_warm_dice_mean": 0.8, "test_cold_to_warm_folds_mean": 0.1},
+    )
+    registration["test_cold_to_warm_dice_blob 1"] = 0.7
     assert metrics("evaluated") == validated | {
         "source_segmentation": {"val_dice": 0.5} | segmentation,
         "multimodal_registration": {"val_dice": 0.5} | registration,
