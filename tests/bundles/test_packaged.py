@@ -17,8 +17,6 @@ from crosswarp.pipeline.verify import META, inspect, unpack
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import STAGES, write_trained_run
 
-pytest.importorskip("onnxruntime")
-
 SCRIPT = Path(__file__).with_name("monai_tools.py").read_text()
 
 
