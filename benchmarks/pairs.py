@@ -60,7 +60,8 @@ def measure(
     else:
         config = read_config(run / INFERENCE)
         config["device"] = f"$torch.device('{device}')"
-        network = network.to(memory_format=config.get_parsed_content("memory_format"))
+        layout = config.get_parsed_content("memory_format")
+        network = network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
         register = partial(config.get_parsed_content("inferer"), network=network)
     images = torch.rand(batch_size, 2, size, size, device=device)
 
