@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +19,13 @@ ROOT = Path(__file__).parents[1]
 STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
 
 
-def write_trained_run(run_dir: Path, datalist: Path, deformation: float = 0.0, seed: int = 0) -> Path:
+def write_trained_run(
+    run_dir: Path,
+    datalist: Path,
+    deformation: float = 0.0,
+    seed: int = 0,
+    downsampling: Sequence[int] = (1,),
+) -> Path:
     """Write what the chain leaves behind, with tiny networks.
 
     Args:
@@ -26,6 +33,7 @@ def write_trained_run(run_dir: Path, datalist: Path, deformation: float = 0.0, s
         datalist: the data.
         deformation: scale of the last layer of the registration networks; with 0 they are the identity.
         seed: of the weights.
+        downsampling: of the steps of the registration networks.
 
     Returns:
         `run_dir`.
@@ -47,7 +55,8 @@ def write_trained_run(run_dir: Path, datalist: Path, deformation: float = 0.0, s
         if "registration" in name:
             displacement = read_config(template)["displacement_network"]
             displacement |= {"down_channels": [4, 8], "up_channels": [4, 8]}
-            definition |= {"networks": [displacement], "downsampling": [1]}
+            networks = [displacement] * len(downsampling)
+            definition |= {"networks": networks, "downsampling": list(downsampling)}
         else:
             definition |= {"channels": [4, 8], "strides": [2], "num_res_units": 1}
         folder = run_dir / name

@@ -335,7 +335,8 @@ def measured(run_dir: Path, data: Datalist, provenance: Mapping[str, Any]) -> di
 def copied(library: Path) -> Files:
     """The files that a bundle of the library gives to its zip as they are."""
     paths = [path for pattern in COPIED for path in library.glob(pattern)]
-    paths += [path for path in library.glob("docs/**/*") if path.suffix in DOCUMENTS]
+    documents = (path for path in library.glob("docs/**/*") if path.suffix in DOCUMENTS)
+    paths += [path for path in documents if "_build" not in path.parts]
     return {path.relative_to(library).as_posix(): path.read_bytes() for path in paths}
 
 

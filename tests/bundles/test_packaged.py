@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `data/`, and `bundles/` unpacked from the zips in `dist/`; nothing of the checkout."""
     folder = tmp_path_factory.mktemp("elsewhere")
     datalist = write_blob_cohort(folder / "data", num_classes=3, spatial_size=(32, 24))
-    run = write_trained_run(folder / "original", datalist, deformation=0.02)
+    run = write_trained_run(folder / "original", datalist, deformation=0.02, downsampling=[2, 1])
     for path in package(str(run), str(folder / "dist")):
         unpack(path, folder / "bundles")
     (folder / "exports").mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -92,6 +93,33 @@ def test_what_is_missing_or_does_not_fit_is_named(tmp_path):
     (tmp_path / WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match="model.pt is missing"):
         load_network(tmp_path)
+
+
+def test_data_of_another_kind_than_the_bundles_are_refused_with_all_that_differs(tmp_path):
+    trained = {"spatial_dims": 2, "num_classes": 4, "source_channels": 1}
+    write_json(tmp_path / INFERENCE, trained)
+    write_json(tmp_path / "configs" / "train.json", trained | dict.fromkeys(["data", "imports", "check"]))
+
+    def check(channels=1, num_classes=4, **overrides):
+        source, target = SimpleNamespace(channels=channels), SimpleNamespace(channels=7)
+        data = SimpleNamespace(
+            path="my.json", spatial_dims=2, num_classes=num_classes, source=source, target=target
+        )
+        parser = ConfigParser(
+            {
+                "imports": ["$from crosswarp.pipeline.bundle import check_data_fit"],
+                "data": data,
+                "check": f"$check_data_fit({str(tmp_path)!r}, @data)",
+                **overrides,
+            }
+        )
+        parser.get_parsed_content("check")
+
+    check()  # the network does not see the target
+    with pytest.raises(SystemExit, match=r"of my.json: num_classes 4, got 3; source_channels 1, got 2\."):
+        check(channels=2, num_classes=3)
+    with pytest.raises(SystemExit, match="no parameter 'num_class' .did you mean num_classes"):
+        check(num_class=3)
 
 
 def test_a_network_starts_from_all_weights_that_fit():
