@@ -43,16 +43,6 @@ LIBRARY = Path(__file__).resolve().parents[2]
 COPIED = ("LICENSE", "configs/logging.conf", "configs/*.json", "configs/presets/*.json")
 DOCUMENTS = (".md", ".png", ".svg")
 
-# the bundle's own weights are what a packaged stage evaluates, on any data that fit them
-EVALUATE_ITSELF = {
-    "+imports": [
-        "$from scripts.pipeline.config import read_config",
-        "$from scripts.pipeline.bundle import check_data_fit",
-    ],
-    "stage_dir": "@bundle_root",
-    "initialize": ["$check_data_fit(@stage_dir, @data)"],
-}
-
 Files = dict[str, bytes]
 
 
@@ -161,9 +151,14 @@ class Release:
         self.metrics = measured(run_dir, data, provenance)
 
     def stage(self, name: str) -> Files:
-        """All files of a stage's bundle."""
+        """All files of a stage's bundle; it evaluates its own weights, on any data that fit them."""
         files = self.configs(name)
-        evaluate = json.loads(files["configs/evaluate.json"]) | EVALUATE_ITSELF
+        evaluate = json.loads(files["configs/evaluate.json"])
+        evaluate["+imports"] = [
+            *evaluate.get("+imports", []),
+            "$from scripts.pipeline.bundle import check_data_fit",
+        ]
+        evaluate |= {"stage_dir": "@bundle_root", "initialize": ["$check_data_fit(@stage_dir, @data)"]}
         files["configs/evaluate.json"] = json_text(evaluate).encode()
         return self.complete(name, files, self.run_dir / name)
 
