@@ -11,6 +11,7 @@ from monai.bundle import run as run_bundle
 
 from .data.knee import write_knee_cohort
 from .data.prepare import prepare
+from .data.warping import warp
 from .pipeline.bundle import INFERENCE, WEIGHTS
 from .pipeline.config import check_ids, read_config
 
@@ -126,6 +127,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "register": register,
+    "warp": warp,
 }
 
 

@@ -21,7 +21,8 @@ import torch
 from monai.data.utils import to_affine_nd
 from numpy.typing import ArrayLike, NDArray
 
-from .maps import displacement, invert
+from .alignment import apply_affine
+from .maps import displacement, identity_map, invert
 
 Matrix = NDArray[np.float64]
 
@@ -57,12 +58,25 @@ def itk_geometry(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     return matrix[:-1, -1], spacing, direction
 
 
-def extent_affine(
-    fixed_affine: ArrayLike, fixed_shape: Sequence[int], moving_affine: ArrayLike, moving_shape: Sequence[int]
-) -> Matrix:
-    """Return the affine that lays the extent of a fixed image onto that of a moving one, mm to mm in LPS."""
-    fixed = fractions_affine(fixed_affine, fixed_shape)
-    return fractions_affine(moving_affine, moving_shape) @ np.linalg.inv(fixed)
+def best_affine(phi: torch.Tensor) -> torch.Tensor:
+    """Return the affine that comes nearest to a map, by least squares over the points of its grid.
+
+    Args:
+        phi: ``[1, D, *spatial]``.
+
+    Returns:
+        fractions to fractions, ``[1, D + 1, D + 1]``, float64. Along an axis of length 1 it changes nothing.
+    """
+    dims = phi.shape[1]
+    points = identity_map(phi.shape[2:])[0].flatten(1).double()
+    shift = displacement(phi)[0].flatten(1).double().cpu()
+    varying = torch.tensor([size > 1 for size in phi.shape[2:]])
+    design = torch.cat([points[varying], torch.ones_like(points[:1])])
+    solution = torch.linalg.lstsq(design.T, shift.T).solution.T
+    matrix = torch.eye(dims + 1, dtype=torch.float64)
+    matrix[:dims, :dims][:, varying] += solution[:, :-1]
+    matrix[:dims, dims] = solution[:, -1]
+    return matrix[None]
 
 
 def physical_displacement(phi: torch.Tensor, affine: ArrayLike, spatial_shape: Sequence[int]) -> Matrix:
@@ -128,8 +142,10 @@ def itk_transforms(
 ) -> tuple[Any, Any]:
     """Return a map as an ITK composite transform, and its inverse.
 
-    The inverse is that of the map itself, by :func:`~.maps.invert`, not the network's map of the other
-    direction, which is only nearly its inverse.
+    Both are made of an affine, the nearest to the map, and a displacement field for the rest: a field alone
+    ends at the image's border, and one of large shifts and scales could not be inverted. The inverse is that
+    of the map itself, by :func:`~.maps.invert`, not the network's map of the other direction, which is only
+    nearly its inverse.
 
     Args:
         phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
@@ -143,7 +159,13 @@ def itk_transforms(
         moving image onto the fixed; the other does the reverse.
     """
     dims = len(fixed_shape)
-    matrix = extent_affine(fixed_affine, fixed_shape, moving_affine, moving_shape)
+    nearest = best_affine(phi)
+    phi = apply_affine(torch.linalg.inv(nearest), phi.cpu())
+    matrix = (
+        fractions_affine(moving_affine, moving_shape)
+        @ nearest[0].numpy()
+        @ np.linalg.inv(fractions_affine(fixed_affine, fixed_shape))
+    )
 
     def field(phi: torch.Tensor) -> Any:
         transform = itk.DisplacementFieldTransform[itk.D, dims].New()
@@ -155,7 +177,7 @@ def itk_transforms(
     forward.AddTransform(itk_affine(matrix))
     forward.AddTransform(field(phi))
     inverse.AddTransform(field(invert(phi)))
-    inverse.AddTransform(itk_affine(extent_affine(moving_affine, moving_shape, fixed_affine, fixed_shape)))
+    inverse.AddTransform(itk_affine(np.linalg.inv(matrix)))
     return forward, inverse
 
 
