@@ -15,7 +15,7 @@ from monai.data.utils import is_no_channel
 from tqdm import tqdm
 
 from .datalist import Datalist, DatalistError, Modality
-from .readers import AnyFormatReader, UnfitFileError
+from .readers import UnfitFileError, read_image
 
 SPLITS = {"train_labelled": "train", "train_unlabelled": "train", "val": "val", "test": "test"}
 
@@ -127,15 +127,11 @@ def warn_of_missing_spacing(facts: Facts) -> None:
 def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str:
     if not Path(path).exists():
         return "missing; correct the path or bring the file"
-    reader = AnyFormatReader(spacing)
     try:
-        array, meta = reader.get_data(reader.read(path))
-        finite = bool(np.isfinite(array).all())
+        array, meta = read_image(path, spacing)
     except UnfitFileError as error:
         return str(error).removeprefix(f"{path}: ")
-    except Exception as error:  # whatever the reader of some format raises for a broken file
-        reason = str(error).split("ITK ERROR:")[-1].strip().split("\n")[0][:160]
-        return f"unreadable as an image ({type(error).__name__}: {reason}); repair or convert it"
+    finite = bool(np.isfinite(array).all())
     low, high = array.min(), array.max()
     values = None
     if finite and -1000 <= low and high <= 1000 and np.array_equal(array, np.rint(array)):

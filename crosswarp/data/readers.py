@@ -30,14 +30,15 @@ DICOM = {
     "columns": "0028|0011",
     "spacing": "0028|0030",
     "detector_spacing": "0018|1164",
+    "film_spacing": "0018|2010",
     "position": "0020|0032",
     "orientation": "0020|0037",
 }
-DICOM_SPACINGS = ("spacing", "detector_spacing")
+DICOM_SPACINGS = ("spacing", "detector_spacing", "film_spacing")  # the first one of these is the patient's
 
 
 class UnfitFileError(ValueError):
-    """A readable file that holds no single image in space, with the reason and the remedy."""
+    """A file that holds no single image in space, with the reason and the remedy."""
 
 
 class AnyFormatReader(ITKReader):
@@ -79,8 +80,11 @@ class AnyFormatReader(ITKReader):
         files = series_files(path) if path.is_dir() else [str(path)]
         header = dicom_header(files[0])
         check_frame(files[0], header)
-        stated = name.endswith(ALWAYS_WITH_SPACING) or not header.keys().isdisjoint(DICOM_SPACINGS)
-        return itk.imread(files if len(files) > 1 else files[0], **kwargs), stated, path
+        image = itk.imread(files if len(files) > 1 else files[0], **kwargs)
+        sizes = next((header[key] for key in DICOM_SPACINGS if key in header), None)
+        if sizes is not None:  # ITK heeds one of these tags, depending on the kind of DICOM file
+            image.SetSpacing([*_numbers(sizes)[1::-1], *list(image.GetSpacing())[2:]])
+        return image, sizes is not None or name.endswith(ALWAYS_WITH_SPACING), path
 
     def get_data(self, img: tuple[Any, bool, Path]) -> tuple[np.ndarray, dict]:
         """Array `[*spatial]` or `[*spatial, C]` and metadata of what `read` returned.
@@ -128,6 +132,26 @@ class AnyFormatReader(ITKReader):
     def _get_meta_dict(self, img: Any) -> dict:
         """Nothing of ITK's header dictionary is used; some of its values cannot even be read from Python."""
         return {}
+
+
+def read_image(
+    path: str | Path, spacing: float | Sequence[float] | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Array `[*spatial]` or `[*spatial, C]` and metadata of a file; see `AnyFormatReader`.
+
+    Raises:
+        UnfitFileError: saying why it cannot be read, or holds no single image in space.
+    """
+    reader = AnyFormatReader(spacing)
+    try:
+        return reader.get_data(reader.read(path))
+    except UnfitFileError:
+        raise
+    except Exception as error:  # whatever the reader of some format raises for a broken file
+        reason = str(error).split("ITK ERROR:")[-1].strip().split("\n")[0][:160]
+        raise UnfitFileError(
+            f"{path}: unreadable as an image ({type(error).__name__}: {reason}); repair or convert it"
+        ) from error
 
 
 def given_spacing(spacing: float | Sequence[float], dims: int) -> np.ndarray:

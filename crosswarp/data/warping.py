@@ -23,7 +23,7 @@ from ..spatial.itk_files import (
     within_fields,
 )
 from ..spatial.physical import Matrix, lps_affine
-from .readers import AnyFormatReader, given_spacing
+from .readers import given_spacing, read_image
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mha", ".nrrd", ".tif", ".tiff", ".png")
 INTEGER_PICTURES = (".png",)  # hold 8 or 16 bits without sign, nothing else
@@ -96,12 +96,7 @@ def _grid(path: str, known: Spacing, wanted: Spacing) -> tuple[tuple[int, ...], 
 
 def _load(path: str, spacing: Spacing) -> tuple[np.ndarray, tuple[int, ...], Matrix]:
     """An image as an array `[*spatial, C]`, its spatial shape and its affine to mm in LPS."""
-    reader = AnyFormatReader(spacing)
-    try:
-        array, meta = reader.get_data(reader.read(path))
-    except RuntimeError as error:
-        reason = str(error).split("ITK ERROR:")[-1].strip().split("\n")[0][:160]
-        raise ValueError(f"{path}: unreadable as an image ({reason}); repair or convert it") from error
+    array, meta = read_image(path, spacing)
     shape = tuple(meta["spatial_shape"].tolist())
     array = array[..., None] if is_no_channel(meta["original_channel_dim"]) else array
     return array, shape, lps_affine(meta["affine"], len(shape))

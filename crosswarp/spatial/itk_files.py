@@ -9,6 +9,7 @@ from typing import Any
 import itk
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from .physical import Matrix, itk_geometry
 
@@ -77,8 +78,7 @@ def _read_field(path: str) -> Any:
         raise ValueError(
             f"{path} is no displacement field: expected {dims} components at each voxel, got {components}"
         )
-    vectors = itk.array_from_image(image).astype(np.float64)
-    field = itk.image_from_array(vectors, ttype=itk.Image[itk.Vector[itk.D, dims], dims])
+    field = itk.image_from_array(itk.array_from_image(image).astype(np.float64), is_vector=True)
     field.CopyInformation(image)
     transform = itk.DisplacementFieldTransform[itk.D, dims].New()
     transform.SetDisplacementField(field)
@@ -155,7 +155,7 @@ def undo_at_points(
         ``[N, D]``, and whether each is within the tolerance: not where the transform folds or leaves a hole.
     """
     dims, step = points.shape[1], 1e-3
-    found = points.astype(np.float64)
+    found = _starts(transform, points)
     miss = transform_points(transform, found) - points
     rate = np.ones(len(points))
     for _ in range(iterations):
@@ -175,6 +175,30 @@ def undo_at_points(
         found[rest[better]], miss[rest[better]] = tried[better], error[better]
         rate[rest] = np.where(better, 1, rate[rest] / 2)
     return found, np.linalg.norm(miss, axis=1) <= tolerance
+
+
+def _starts(transform: Any, points: Points, places: int = 2000) -> Points:
+    """Where to begin to look for what a transform takes to the points, ``[N, D]``.
+
+    Outside of a displacement field every point stays where it is, and so would seem to be its own answer: it
+    is looked for within the first of the fields, from the place whose image is nearest.
+    """
+    dims = points.shape[1]
+    before = itk.CompositeTransform[itk.D, dims].New()
+    for part in _parts(transform):
+        if isinstance(part, itk.DisplacementFieldTransform[itk.D, dims]):
+            field = part.GetDisplacementField()
+            per_axis = round(places ** (1 / dims))
+            axes = [np.linspace(0, size - 1, min(size, per_axis)) for size in itk.size(field)]
+            index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dims)
+            direction = np.asarray(itk.array_from_matrix(field.GetDirection()))
+            grid = index * np.array(field.GetSpacing()) @ direction.T + np.array(field.GetOrigin())
+            starts = transform_points(before.GetInverseTransform(), grid)
+            return starts[cKDTree(transform_points(transform, starts)).query(points)[1]]
+        if not part.IsLinear():
+            break
+        before.PrependTransform(part)
+    return points.astype(np.float64)
 
 
 def within_fields(transform: Any, points: Points) -> NDArray[np.bool_]:
