@@ -75,18 +75,18 @@ def align(
         for each, matrix in zip(hard, (to_mm, from_mm), strict=True)
     ]
     shift = unit.clone()
-    shift[:, :-1, -1] = centres[0] - centres[1]
+    shift[:, :-1, -1:] = centres[0] - centres[1]
     if method == "affine":
-        shift = _fit(labels[0], labels[1], to_mm, from_mm, shift, centres[1][..., None])
+        shift = _fit(labels[0], labels[1], to_mm, from_mm, shift, centres[1])
     return torch.linalg.solve(to_mm, shift @ from_mm)
 
 
 def _centre(labels: torch.Tensor) -> torch.Tensor:
-    """Centre of mass ``[B, D]`` of all classes together, in fractions; the middle where there are none."""
+    """Centre of mass ``[B, D, 1]`` of all classes together, in fractions; the middle where there are none."""
     mass = labels.sum(1).flatten(1).float()
     mass = mass + (mass.sum(1, keepdim=True) == 0)
     places = identity_map(labels.shape[2:], labels.device).flatten(2)[0]
-    return mass @ places.T / mass.sum(1, keepdim=True)
+    return (mass @ places.T / mass.sum(1, keepdim=True))[..., None]
 
 
 def _fit(

@@ -59,41 +59,6 @@ def test_simpleitk_resamples_to_the_warped_image(tmp_path: Path, spatial_dims: i
     assert np.ptp(displaced, axis=tuple(range(spatial_dims))).max() > 0.2, "the map is not the identity"
 
 
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_how_the_fixed_image_is_stored_does_not_matter(tmp_path: Path, spatial_dims: int) -> None:
-    datalist = write_blob_cohort(tmp_path / "data", spatial_dims, num_classes=3, spatial_size=(16, 12))
-    run = write_trained_run(tmp_path / "run", datalist, deformation=0.02)
-    images = tmp_path / "data" / "images"
-    fixed, moving = images / "warmtest1.nii.gz", images / "coldtest0.nii.gz"
-    image = nib.load(fixed)
-    nib.save(stored_otherwise(image, transposed=False), tmp_path / "flipped.nii.gz")
-    nib.save(stored_otherwise(image, transposed=True), tmp_path / "turned.nii.gz")
-    found = []
-    for path in (fixed, tmp_path / "flipped.nii.gz", tmp_path / "turned.nii.gz"):
-        register(str(moving), str(path), str(run), str(tmp_path / path.name[:-7]), "target", "source")
-        (file,) = (tmp_path / path.name[:-7]).glob("*_transform.h5")
-        found.append(sitk.ReadTransform(str(file)))
-    reference = sitk.ReadImage(str(fixed))
-    points = np.random.default_rng(0).uniform(0.2, 0.8, (20, spatial_dims)) * (
-        np.array(reference.GetSize()) - 1
-    )
-    for point in points:
-        place = reference.TransformContinuousIndexToPhysicalPoint(point.tolist())
-        expected, *others = (np.array(transform.TransformPoint(place)) for transform in found)
-        np.testing.assert_allclose(others, [expected] * 2, atol=0.01)
-
-
-def stored_otherwise(image: nib.Nifti1Image, transposed: bool) -> nib.Nifti1Image:
-    """The same picture in space, with the first two axes of the array reversed and perhaps exchanged."""
-    array = np.asarray(image.dataobj)[::-1, ::-1]
-    back = np.diag([-1.0, -1, 1, 1])
-    back[:2, 3] = np.array(array.shape[:2]) - 1
-    affine = image.affine @ back
-    if transposed:
-        array, affine = array.swapaxes(0, 1), affine[:, [1, 0, 2, 3]]
-    return nib.Nifti1Image(array, affine)
-
-
 def turn(path: Path, spatial_dims: int) -> None:
     """Store the image with other axes in space: flipped, and in 3D oblique and anisotropic."""
     image = nib.load(path)
