@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from copy import deepcopy
@@ -34,9 +35,11 @@ NETWORK_IDS = ("network_def", "displacement_network")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader never sees half a file."""
+    """Write JSON, lists of numbers on one line, so that a reader never sees half a file."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = re.sub(r"\[\n[-+\d.,e\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text)
     with replacing(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(text + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
