@@ -150,7 +150,7 @@ def judge(
         ),
     ]
     measured += [
-        (f"{kind} of the {k} image, where the most unusual in training has 1", f"atypical_{kind}", v)
+        (f"unusual {kind} of the {k} image, 1 being the most unusual in training", f"atypical_{kind}", v)
         for k, values in quality.get("atypicality", {}).items()
         for kind, v in values.items()
         if v is not None

@@ -18,6 +18,7 @@ from typing import Any
 import itk
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.data.utils import to_affine_nd
 from numpy.typing import ArrayLike, NDArray
 
@@ -124,6 +125,43 @@ def itk_displacement_field(phi: torch.Tensor, affine: ArrayLike, spatial_shape: 
     return field
 
 
+def with_margin(
+    phi: torch.Tensor, affine: ArrayLike, spatial_shape: Sequence[int]
+) -> tuple[torch.Tensor, Matrix, tuple[int, ...]]:
+    """Return a map beyond the borders of its image, as far as it displaces anything.
+
+    A field of ITK displaces nothing beyond its grid. A map has the displacement of the nearest border point
+    there; without that, what leaves the image would not find its way back.
+
+    Args:
+        phi: ``[1, D, *spatial]``, on any grid over the image's extent.
+        affine: of the image.
+        spatial_shape: of the image.
+
+    Returns:
+        the map in fractions of its larger grid, and affine and shape of that grid.
+    """
+    dims, shape = phi.shape[1], phi.shape[2:]
+    steps = torch.tensor([size - 1 for size in shape]).view(1, dims, *[1] * dims)
+    shift = displacement(phi) * steps.to(phi.device)  # in samples
+    reach = shift.abs().amax([0, *range(2, dims + 2)]).ceil().int().tolist()
+    margins = [min(far + 1, size) if size > 1 else 0 for far, size in zip(reach, shape, strict=True)]
+    shift = F.pad(shift, [margin for each in margins[::-1] for margin in (each, each)], mode="replicate")
+    larger = shift.shape[2:]
+    phi = identity_map(larger, shift.device) + shift / (
+        steps + 2 * torch.tensor(margins).view_as(steps)
+    ).clamp(min=1).to(shift.device)
+    to_voxels = np.diag(
+        [
+            *[max(whole - 1, 1) / max(size - 1, 1) for whole, size in zip(spatial_shape, shape, strict=True)],
+            1.0,
+        ]
+    )
+    first = np.eye(dims + 1)
+    first[:-1, -1] = [-margin for margin in margins]
+    return phi, to_affine_nd(dims, np.asarray(affine, np.float64)) @ to_voxels @ first, tuple(larger)
+
+
 def itk_affine(matrix: Matrix) -> Any:
     """Return an affine ``[D + 1, D + 1]`` in LPS as ``itk.AffineTransform[itk.D, D]``."""
     dims = len(matrix) - 1
@@ -160,7 +198,7 @@ def itk_transforms(
     """
     dims = len(fixed_shape)
     nearest = best_affine(phi)
-    phi = apply_affine(torch.linalg.inv(nearest), phi.cpu())
+    rest = with_margin(apply_affine(torch.linalg.inv(nearest), phi.cpu()), fixed_affine, fixed_shape)
     matrix = (
         fractions_affine(moving_affine, moving_shape)
         @ nearest[0].numpy()
@@ -169,14 +207,14 @@ def itk_transforms(
 
     def field(phi: torch.Tensor) -> Any:
         transform = itk.DisplacementFieldTransform[itk.D, dims].New()
-        transform.SetDisplacementField(itk_displacement_field(phi, fixed_affine, fixed_shape))
+        transform.SetDisplacementField(itk_displacement_field(phi, *rest[1:]))
         return transform
 
     # what was added last is applied first
     forward, inverse = (itk.CompositeTransform[itk.D, dims].New() for _ in range(2))
     forward.AddTransform(itk_affine(matrix))
-    forward.AddTransform(field(phi))
-    inverse.AddTransform(field(invert(phi)))
+    forward.AddTransform(field(rest[0]))
+    inverse.AddTransform(field(invert(rest[0])))
     inverse.AddTransform(itk_affine(np.linalg.inv(matrix)))
     return forward, inverse
 

@@ -125,4 +125,6 @@ def test_atypical_images_are_flagged():
     assert judge(quality | {"atypicality": {"moving": usual, "fixed": usual}}) == ("ok", [])
     word, reasons = judge(quality | {"atypicality": {"moving": usual, "fixed": odd}})
     assert word == "failed" and len(reasons) == 2
-    assert reasons[0].startswith("appearance of the fixed image, where the most unusual in training has 1: ")
+    assert reasons[0].startswith(
+        "unusual appearance of the fixed image, 1 being the most unusual in training: "
+    )

@@ -43,7 +43,7 @@ class Pair:
         self.transforms = itk_transforms(
             self.phi, self.fixed_affine, self.fixed_shape, self.moving_affine, self.moving_shape
         )
-        fractions = np.random.default_rng(2).uniform(0.1, 0.9, (100, dims))
+        fractions = np.random.default_rng(2).uniform(0, 1, (100, dims))
         self.points = apply(fractions_affine(self.fixed_affine, self.fixed_shape), fractions)
         column = torch.tensor(fractions.T, dtype=torch.float32).reshape(1, dims, -1, *[1] * (dims - 1))
         read = sample(self.phi, column).reshape(dims, -1).T.double().numpy()
