@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from crosswarp.__main__ import register
 
@@ -30,7 +31,32 @@ def test_quality_of_a_pair_is_judged_and_pictured(tmp_path: Path, spatial_dims: 
     assert quality["verdict"] == "failed" and quality["reasons"]
     assert (quality["moving"], quality["fixed"]) == ("warmtest0", "coldtest1")
     assert set(quality["overlap"]) == {"1", "2"} and 0 <= quality["inverse_error_percent"] < 100
+    # the run knows what its training images are like, and these are much the same
+    assert all(0 < quality["atypicality"][key]["appearance"] < 2 for key in ("moving", "fixed"))
+    assert quality["extent_overlap"] == 1 and quality["notes"] == []
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_far_apart_get_a_spacing_and_an_initialisation(tmp_path: Path) -> None:
+    datalist = write_blob_cohort(tmp_path / "data", 2, num_classes=3, spatial_size=(16, 12))
+    run = write_trained_run(tmp_path / "run", datalist)
+    array = np.asarray(nib.load(tmp_path / "data" / "images" / "warmtest0.nii.gz").dataobj)
+    scaled = (255 * (array - array.min()) / np.ptp(array)).astype(np.uint8)
+    Image.fromarray(scaled.T).save(tmp_path / "a.png")
+    Image.fromarray(scaled.T).save(tmp_path / "b.png")
+    files = str(tmp_path / "a.png"), str(tmp_path / "b.png"), str(run), str(tmp_path / "out")
+    modalities = {"moving_modality": "source", "fixed_modality": "source"}
+    chosen = {"moving_spacing": 0.5, "initialisation": "moments", "transform_suffix": ".tfm"}
+    with pytest.warns(UserWarning, match="1 of 2 files do not state their pixel spacing .*b.png"):
+        register(*files, **modalities, **chosen)
+    quality = json.loads((tmp_path / "out" / "a_to_b_quality.json").read_text())
+    assert quality["notes"] == [
+        "the fixed image does not state its spacing: 1 mm stands in (give fixed_spacing)"
+    ]
+    # centre of mass onto centre of mass, and no scale: one picture has half the pixels' size of the other
+    transform = sitk.ReadTransform(str(tmp_path / "out" / "a_to_b_transform.tfm"))
+    here, there = (np.array(transform.TransformPoint(place)) for place in ((2.0, 3.0), (6.0, 4.0)))
+    np.testing.assert_allclose(there - here, [4, 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
