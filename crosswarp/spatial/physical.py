@@ -70,7 +70,7 @@ def best_affine(phi: torch.Tensor) -> torch.Tensor:
     """
     dims = phi.shape[1]
     points = identity_map(phi.shape[2:])[0].flatten(1).double()
-    shift = displacement(phi)[0].flatten(1).double().cpu()
+    shift = displacement(phi)[0].flatten(1).double()
     varying = torch.tensor([size > 1 for size in phi.shape[2:]])
     design = torch.cat([points[varying], torch.ones_like(points[:1])])
     solution = torch.linalg.lstsq(design.T, shift.T).solution.T
@@ -142,24 +142,18 @@ def with_margin(
         the map in fractions of its larger grid, and affine and shape of that grid.
     """
     dims, shape = phi.shape[1], phi.shape[2:]
-    steps = torch.tensor([size - 1 for size in shape]).view(1, dims, *[1] * dims)
-    shift = displacement(phi) * steps.to(phi.device)  # in samples
-    reach = shift.abs().amax([0, *range(2, dims + 2)]).ceil().int().tolist()
-    margins = [min(far + 1, size) if size > 1 else 0 for far, size in zip(reach, shape, strict=True)]
-    shift = F.pad(shift, [margin for each in margins[::-1] for margin in (each, each)], mode="replicate")
+    column, steps = (1, dims, *[1] * dims), torch.tensor(shape) - 1
+    shift = displacement(phi) * steps.view(column)  # in samples
+    reach = shift.abs().amax([0, *range(2, dims + 2)]).ceil().int() + 1
+    margins = torch.where(steps > 0, torch.minimum(reach, steps + 1), 0).tolist()
+    pads = [margin for each in reversed(margins) for margin in (each, each)]
+    shift = F.pad(shift, pads, mode="replicate")
     larger = shift.shape[2:]
-    phi = identity_map(larger, shift.device) + shift / (
-        steps + 2 * torch.tensor(margins).view_as(steps)
-    ).clamp(min=1).to(shift.device)
-    to_voxels = np.diag(
-        [
-            *[max(whole - 1, 1) / max(size - 1, 1) for whole, size in zip(spatial_shape, shape, strict=True)],
-            1.0,
-        ]
-    )
-    first = np.eye(dims + 1)
-    first[:-1, -1] = [-margin for margin in margins]
-    return phi, to_affine_nd(dims, np.asarray(affine, np.float64)) @ to_voxels @ first, tuple(larger)
+    phi = identity_map(larger) + shift / (torch.tensor(larger) - 1).clamp(min=1).view(column)
+    voxels = np.maximum(np.array(spatial_shape) - 1, 1) / np.maximum(np.array(shape) - 1, 1)
+    to_voxels = np.diag([*voxels, 1.0])
+    to_voxels[:-1, -1] = -voxels * margins
+    return phi, to_affine_nd(dims, np.asarray(affine, np.float64)) @ to_voxels, tuple(larger)
 
 
 def itk_affine(matrix: Matrix) -> Any:
@@ -197,8 +191,9 @@ def itk_transforms(
         moving image onto the fixed; the other does the reverse.
     """
     dims = len(fixed_shape)
+    phi = phi.cpu()
     nearest = best_affine(phi)
-    rest = with_margin(apply_affine(torch.linalg.inv(nearest), phi.cpu()), fixed_affine, fixed_shape)
+    rest = with_margin(apply_affine(torch.linalg.inv(nearest), phi), fixed_affine, fixed_shape)
     matrix = (
         fractions_affine(moving_affine, moving_shape)
         @ nearest[0].numpy()
