@@ -78,16 +78,17 @@ class Pairs:
         parser = read_config(Path(run) / INFERENCE)
         self.preprocessing = parser.get_parsed_content("preprocessing")
         self.statistics, self.limits = parser["training_statistics"], parser["quality_limits"]
-        self.network: Any = load_network(run)
+        self.inferer, self.network = parser.get_parsed_content("inferer"), load_network(run)
 
     def predict(
         self, moving: str, fixed: str, modalities: tuple[str, str]
     ) -> tuple[Any, dict[str, torch.Tensor]]:
         item = self.preprocessing({"moving": moving, "fixed": fixed})
-        self.network.moving, self.network.fixed = modalities
+        network: Any = self.network
+        network.moving, network.fixed = modalities
         with torch.no_grad():
-            pred = self.network(item["image"].as_tensor()[None])
-        return item, self.network.split(pred)
+            pred = self.inferer(item["image"].as_tensor()[None], network)
+        return item, network.split(pred)
 
     def verdict(self, moving: str, fixed: str, modalities: tuple[str, str]) -> str:
         item, parts = self.predict(moving, fixed, modalities)

@@ -71,8 +71,8 @@ class SaveQualityd(MapTransform):
         image = result[self.image_key][None].as_subclass(Tensor).float().cpu()
         quality = pair_quality(phi, back, probabilities[0], probabilities[1], moving, fixed)
         quality["atypicality"] = {
-            key: image_atypicality(each, classes, self.statistics.get(key))
-            for key, each, classes in zip(
+            key: image_atypicality(each, predicted, self.statistics.get(key))
+            for key, each, predicted in zip(
                 ("moving", "fixed"), image.split([len(moving), len(fixed)], dim=1), probabilities, strict=True
             )
         }

@@ -28,8 +28,10 @@ def apply_affine(matrix: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         ``[B, D, *any]``, float32.
     """
     dims = points.shape[1]
-    moved = as_float32(matrix[:, :dims, :dims]) @ as_float32(points).flatten(2)
-    return (moved + as_float32(matrix[:, :dims, dims:])).unflatten(2, points.shape[2:])
+    # no matrix product: autocast would compute that in half precision
+    linear, shift = as_float32(matrix)[:, :dims].split([dims, 1], dim=2)
+    moved = (linear[..., None] * as_float32(points).flatten(2)[:, None]).sum(2)
+    return (moved + shift).unflatten(2, points.shape[2:])
 
 
 def align(
@@ -63,6 +65,17 @@ def align(
         raise ValueError(f"Expected an initialisation of {ALIGNMENTS}, or null for none, got {method!r}.")
     if (moving_extent is None) != (fixed_extent is None):
         raise ValueError("Expected the extents of both images, or of neither, got one.")
+    with torch.autocast(moving.device.type, enabled=False):
+        return _align(moving, fixed, moving_extent, fixed_extent, method)
+
+
+def _align(
+    moving: torch.Tensor,
+    fixed: torch.Tensor,
+    moving_extent: torch.Tensor | None,
+    fixed_extent: torch.Tensor | None,
+    method: str,
+) -> torch.Tensor:
     dims = moving.ndim - 2
     unit = torch.eye(dims + 1, device=moving.device).expand(len(moving), -1, -1)
     to_mm = unit if moving_extent is None else moving_extent.to(unit)

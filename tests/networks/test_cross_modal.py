@@ -136,7 +136,7 @@ def test_an_initialisation_brings_a_shifted_pair_together_and_is_part_of_both_ma
     fixed = ((place - 0.4).norm(dim=1, keepdim=True) < 0.2).float()
     moving = ((place - by - 0.4).norm(dim=1, keepdim=True) < 0.2).float()
     network = SegmentAndRegister(Blob(), Blob(), Still(), 1, initialisation=initialisation)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         parts = network.split(network(torch.cat([moving, fixed], 1)))
     near = ((place - 0.4).norm(dim=1) < 0.3)[0]
     shift = (parts["moving_to_fixed"] - place)[0][:, near].mean(1)
@@ -147,7 +147,9 @@ def test_an_initialisation_brings_a_shifted_pair_together_and_is_part_of_both_ma
     assert overlap > 0.8 if initialisation else overlap < 0.5, overlap
     there_and_back = compose(parts["moving_to_fixed"], parts["fixed_to_moving"])
     # beyond the grid a displacement is that of the border, which is not quite the affine
-    torch.testing.assert_close(there_and_back, place, atol=1e-3, rtol=0)
+    within = ((parts["fixed_to_moving"] >= 0) & (parts["fixed_to_moving"] <= 1)).all(1)[0]
+    torch.testing.assert_close(there_and_back[0][:, within], place[0][:, within], atol=1e-5, rtol=0)
+    assert within.float().mean() > 0.5
 
 
 def test_extents_count_in_the_initialisation():
