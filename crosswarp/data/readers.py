@@ -189,7 +189,7 @@ def check_frame(path: str | Path, header: Mapping[str, str]) -> None:
         )
     if int(header.get("samples") or 1) > 1 or "MONOCHROME" not in header.get("photometric", "MONOCHROME2"):
         raise UnfitFileError(
-            f"{path}: is a colour DICOM ({header['photometric']}); convert it to grey values"
+            f"{path}: is a colour DICOM ({header.get('photometric', 'RGB')}); convert it to grey values"
         )
 
 

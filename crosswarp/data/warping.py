@@ -49,7 +49,8 @@ def warp(
     Args:
         moving: an image or label; landmarks, as `.csv` with columns x, y[, z] in mm and LPS or as 3D Slicer's
             `.mrk.json`; or contours, as legacy `.vtk`.
-        transform: ITK transform file or displacement field; of several, as a list, the last is applied first.
+        transform: ITK transform file or displacement field; several as a list, or separated by commas, the
+            last one applied first.
         out: the file to write; its suffix chooses the format. Landmarks and contours keep theirs.
         fixed: the image on whose grid the result is wanted; needed for images.
         spacing: in mm, one number or one for each axis, for another resolution of that grid.
@@ -65,7 +66,7 @@ def warp(
     missing = [path for path in files if not Path(path).exists()]
     if missing:
         raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
-    chain = read_transforms([transform] if isinstance(transform, str) else transform)
+    chain = read_transforms(_paths(transform))
     grid = None if fixed is None else _grid(fixed, fixed_spacing, spacing)
     if grid is not None:
         _check_dims(chain, len(grid[0]), str(fixed))
@@ -76,6 +77,13 @@ def warp(
         raise ValueError("Expected --fixed, the image whose grid the result takes, to move an image.")
     else:
         _warp_image(moving, chain, Path(out), grid, label, moving_spacing)
+
+
+def _paths(value: str | Sequence[str]) -> list[str]:
+    """Files of a list; the command line passes several as one text."""
+    if isinstance(value, str):
+        return [value] if Path(value).exists() else [path.strip() for path in value.split(",")]
+    return [str(path) for path in value]
 
 
 def _grid(path: str, known: Spacing, wanted: Spacing) -> tuple[tuple[int, ...], Matrix]:

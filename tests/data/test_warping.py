@@ -121,7 +121,7 @@ def test_composed_transforms_follow_the_order_of_ants(files):
     turn.Translate([3.0] * files.dims)
     itk.transformwrite([turn], files["turn.tfm"])
     chain = [files["turn.tfm"], files["transform.h5"]]
-    warp(files["a.nii.gz"], chain, files["out.nii.gz"], files["b.nii.gz"])
+    warp(files["a.nii.gz"], ",".join(chain), files["out.nii.gz"], files["b.nii.gz"])
     wanted = ants.apply_transforms(
         ants.image_read(files["b.nii.gz"]), ants.image_read(files["a.nii.gz"]), chain
     ).numpy()
