@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from copy import deepcopy
@@ -35,8 +36,10 @@ NETWORK_IDS = ("network_def", "displacement_network")
 
 
 def json_text(content: Any) -> str:
-    """JSON as it is written to files."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    """JSON as it is written to files, lists of numbers on one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = re.sub(r"\[\n[-+\d.,e\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text)
+    return text + "\n"
 
 
 def write_json(path: Path, content: Any) -> None:
