@@ -27,11 +27,11 @@ from monai.transforms import Compose, LoadImaged, SaveImage, SpatialResample, al
 from torch import Tensor
 
 from .data.memory import InMemoryReader, alike
-from .metrics.quality import judge, pair_quality
 from .networks import SegmentAndRegister
 from .pipeline.bundle import INFERENCE, load_weights
 from .pipeline.config import check_ids, read_config
 from .pipeline.verify import unpack
+from .report import SaveQualityd
 from .spatial import identity_map, sample
 from .spatial.physical import itk_transforms
 from .transforms.registration import on_grid_of
@@ -162,7 +162,8 @@ class Registrar:
         pipeline = self._pipeline(modality, modality)
         item = pipeline.preprocess({"moving": image})
         network_input = item["image"][None, : pipeline.channels[modality]].as_subclass(Tensor)
-        probabilities = pipeline.network.segment(network_input.to(self.device), modality)
+        inferer = pipeline.parser.get_parsed_content("inferer")
+        probabilities = inferer(network_input.to(self.device), pipeline.network.segment, modality)
         # as an image that is registered to itself by the identity: the config's transforms do the rest
         identity = identity_map(probabilities.shape[2:], probabilities.device)
         item["pred"] = torch.cat([identity, identity, probabilities, probabilities], 1)[0]
@@ -295,8 +296,8 @@ class Registration:
             in LPS: it resamples the moving image onto the fixed. `transform.TransformPoint` carries points
             and contours of the fixed image to the moving.
         inverse: its inverse.
-        quality: verdict, reasons and measurements, see
-            :func:`~crosswarp.metrics.quality.pair_quality`, by the config's ``quality_limits``.
+        quality: verdict, reasons and measurements, by the config's ``quality_limits``: what
+            :class:`~crosswarp.report.quality.SaveQualityd` writes.
         verdict: ``"ok"``, ``"check"`` or ``"failed"``.
     """
 
@@ -354,10 +355,7 @@ class Registration:
 
     @cached_property
     def quality(self) -> dict[str, Any]:  # noqa: D102
-        phi, back, moving, fixed = self._parts.values()
-        quality = pair_quality(phi, back, moving, fixed, self._item["moving"])
-        verdict, reasons = judge(quality, self._pipeline.parser.get_parsed_content("quality_limits"))
-        return {"verdict": verdict, "reasons": reasons, **quality}
+        return self._pipeline.component(SaveQualityd).measure(self._item)
 
     @property
     def verdict(self) -> str:  # noqa: D102
@@ -491,6 +489,17 @@ class _Pipeline:
         if not torch.isfinite(image.as_subclass(Tensor)).all():
             faults.append(f"{key}: Expected finite intensities, got NaN or infinity: replace them.")
         return faults
+
+    def component(self, kind: type) -> Any:
+        """The transform of a class in the config's postprocessing, as the config makes it.
+
+        Raises:
+            ValueError: where it has none.
+        """
+        for number, transform in enumerate(self.config["postprocessing"]["transforms"]):
+            if isinstance(transform, dict) and transform.get("_target_", "").endswith(f".{kind.__name__}"):
+                return self.parser.get_parsed_content(f"postprocessing#transforms#{number}")
+        raise ValueError(f"Expected a {kind.__name__} in the config's postprocessing, which it has none of.")
 
     def split(self, item: Item) -> dict[str, Tensor]:
         """The parts of a prediction, each ``[1, C, *spatial]``, float32, on the CPU."""

@@ -49,7 +49,7 @@ def loaded(path: Path) -> np.ndarray:
 
 
 def change(run: Path) -> None:
-    """Change the run's config as a user may: another percentile, and labels without class 1."""
+    """Change the run's config as a user may: another percentile, aligned first, labels without class 1."""
     file = run / "configs" / "inference.json"
     config = json.loads(file.read_text())
     for transform in config["preprocessing"]["transforms"]:
@@ -58,6 +58,7 @@ def change(run: Path) -> None:
     labels = [t["_target_"].endswith("PredictedLabelsd") for t in config["postprocessing"]["transforms"]]
     mapped = {"_target_": "MapLabelValued", "keys": "moving_label", "orig_labels": [1], "target_labels": [0]}
     config["postprocessing"]["transforms"].insert(labels.index(True) + 1, mapped)
+    config["initialisation"] = "moments"
     file.write_text(json.dumps(config))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import itk
@@ -62,9 +63,9 @@ class InMemoryReader(AnyFormatReader):
             array[..., 0] if scalar else array, channel_dim=None if scalar else -1, affine=affine
         )
 
-    def read(self, data: Any, **kwargs: Any) -> tuple[Any, bool]:
-        """The image, and whether its spacing is known."""
-        return self.image, self.has_place
+    def read(self, data: Any, **kwargs: Any) -> tuple[Any, bool, Path]:
+        """The image, whether its spacing is known, and what it is called."""
+        return self.image, self.has_place, Path(str(data[0]))
 
 
 def alike(image: MetaTensor, original: Any) -> Any:

@@ -61,14 +61,19 @@ class SaveQualityd(MapTransform):
         self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
         self.statistics = statistics or {}
 
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Write the files; the verdict is added as ``quality``."""
-        result = dict(data)
-        moving, fixed = (result[key] for key in self.keys)
-        pred = result[self.pred_key][None].as_subclass(Tensor).float().cpu()
-        dims, classes = fixed.ndim - 1, self.num_classes
+    def parts(self, data: Mapping[Hashable, Any]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The network's input, both maps, and the class probabilities of both images, each ``[1, ...]``."""
+        dims, classes = data[self.keys[1]].ndim - 1, self.num_classes
+        image, pred = (
+            data[key][None].as_subclass(Tensor).float().cpu() for key in (self.image_key, self.pred_key)
+        )
         phi, back, *probabilities = pred.split([dims, dims, classes, classes], dim=1)
-        image = result[self.image_key][None].as_subclass(Tensor).float().cpu()
+        return image, phi, back, probabilities
+
+    def measure(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
+        """The quality of a pair and the verdict, without writing anything."""
+        moving, fixed = (data[key] for key in self.keys)
+        image, phi, back, probabilities = self.parts(data)
         quality = pair_quality(phi, back, probabilities[0], probabilities[1], moving, fixed)
         quality["atypicality"] = {
             key: image_atypicality(each, predicted, self.statistics.get(key))
@@ -82,8 +87,7 @@ class SaveQualityd(MapTransform):
             for key, each in (("moving", moving), ("fixed", fixed))
             if not each.meta.get("spacing_known", True)
         ]
-        stem = pair_name(moving, fixed)
-        result["quality"] = {
+        return {
             "verdict": verdict,
             "reasons": reasons,
             "notes": notes,
@@ -91,11 +95,22 @@ class SaveQualityd(MapTransform):
             "moving": file_stem(moving.meta["filename_or_obj"]),
             "fixed": file_stem(fixed.meta["filename_or_obj"]),
         }
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the verdict is added as ``quality``."""
+        result = dict(data)
+        moving, fixed = (result[key] for key in self.keys)
+        quality = result["quality"] = self.measure(data)
+        stem, verdict, said = (
+            pair_name(moving, fixed),
+            quality["verdict"],
+            quality["reasons"] + quality["notes"],
+        )
         level = logging.INFO if verdict == "ok" else logging.WARNING
-        said = [*reasons, *notes]
         logger.log(level, ": ".join([stem, verdict, *(["; ".join(said)] if said else [])]))
         with replacing(self.output_dir / f"{stem}_quality.json") as path:
-            path.write_text(json.dumps(result["quality"], indent=2) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+        image, phi, back, probabilities = self.parts(data)
         figure = pair_figure(self.pictured(image, len(moving), phi, back, probabilities))
         lines = [stem, f"{verdict}: {'; '.join(said)}" if said else verdict]
         title = "\n".join(textwrap.fill(line, 130) for line in lines)
