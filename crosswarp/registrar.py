@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from copy import deepcopy
 from functools import cached_property
@@ -293,7 +294,7 @@ class Registration:
             (see :mod:`crosswarp.spatial`), axes as the config's preprocessing orders them.
         fixed_to_moving: the map of the other direction, which is nearly its inverse.
         transform: ``itk.CompositeTransform`` from points of the fixed image to points of the moving one, mm
-            in LPS: it resamples the moving image onto the fixed. `transform.TransformPoint` carries points
+            in LPS: it resamples the moving image onto the fixed, and its ``TransformPoint`` carries points
             and contours of the fixed image to the moving.
         inverse: its inverse.
         quality: verdict, reasons and measurements, by the config's ``quality_limits``: what
@@ -371,7 +372,9 @@ class Registration:
 
 
 class _Remembered:
-    """The segmentation of a network, which computes nothing anew for images of the batch before.
+    """The segmentation of a network, which computes nothing anew for images of the last two calls.
+
+    Two, since moving and fixed images of one batch may be of one modality.
 
     Args:
         network: its ``segment`` is used.
@@ -379,18 +382,19 @@ class _Remembered:
 
     def __init__(self, network: SegmentAndRegister) -> None:
         self.segment = network.segment
-        self.known: dict[str, dict[bytes, Tensor]] = {}  # probabilities by modality and digest of the image
+        # by modality and call: class probabilities by the image's digest
+        self.calls: dict[str, deque[dict[bytes, Tensor]]] = {name: deque(maxlen=2) for name in MODALITIES}
 
     @torch.no_grad()
     def __call__(self, image: Tensor, modality: str) -> Tensor:
         """Class probabilities ``[B, K, *spatial]`` of images ``[B, C, *spatial]``."""
         keys = [sha256(each.cpu().contiguous().numpy().tobytes()).digest() for each in image]
-        known = self.known.get(modality, {})
+        known = {key: found for call in self.calls[modality] for key, found in call.items()}
         fresh = {key: each for key, each in zip(keys, image, strict=True) if key not in known}
         if fresh:
             found = self.segment(torch.stack(list(fresh.values())), modality)
-            known = known | dict(zip(fresh, found, strict=True))
-        self.known[modality] = {key: known[key] for key in keys}
+            known |= zip(fresh, found, strict=True)
+        self.calls[modality].append({key: known[key] for key in keys})
         return torch.stack([known[key] for key in keys])
 
 

@@ -177,11 +177,26 @@ def test_a_stream_is_taken_as_it_is_needed_and_an_image_segmented_once(
     assert taken == [0, 1]
     everything = [first, *results]
     assert segmented == [("source", 2), ("target", 1), ("source", 2), ("source", 1)]
-    assert {key: len(value) for key, value in memory.known.items()} == {"source": 1, "target": 1}
+    kept = {modality: [len(call) for call in calls] for modality, calls in memory.calls.items()}
+    assert kept == {"source": [2, 1], "target": [1, 1]}
     for image, result in zip(moving, everything, strict=True):
         alone = crosswarp.load(run).register(image, atlas)
         torch.testing.assert_close(result.moving_to_fixed, alone.moving_to_fixed, atol=1e-5, rtol=0)
         np.testing.assert_allclose(result.warped, alone.warped, atol=1e-4)
+
+
+def test_an_atlas_of_the_same_modality_is_segmented_once_whatever_its_role(run: Path) -> None:
+    trained = crosswarp.load(run)
+    rng = np.random.default_rng(0)
+    size = (30, 26, 22)[: trained.spatial_dims]
+    atlas, others = rng.normal(size=size), [rng.normal(size=size) for _ in range(3)]
+    memory = trained._pipeline("source", "source").network.segment
+    original, segmented = memory.segment, []
+    memory.segment = lambda image, modality: (segmented.append(len(image)), original(image, modality))[1]
+    for pairs in ([(atlas, other) for other in others], [(other, atlas) for other in others]):
+        segmented.clear()
+        list(trained.register_pairs(pairs, "source", "source"))
+        assert segmented == [1, 1, 1, 1]
 
 
 def test_a_packaged_run_is_verified_and_its_copy_goes_with_the_registrar(run: Path, tmp_path: Path) -> None:
