@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
+from sphinx.config import Config
 
 from crosswarp.files import replacing
 from crosswarp.pipeline.config import read_config
@@ -74,7 +75,7 @@ def page(bundle: Path, name: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write_pages(app: Sphinx) -> None:
+def write_pages(app: Sphinx, config: Config) -> None:
     """Write the pages of all bundles; one that stays as it was is left alone, and so not built again."""
     bundles = {"the chain": ROOT} | {path.name: path for path in sorted((ROOT / "bundles").iterdir())}
     for name, bundle in bundles.items():
@@ -87,5 +88,5 @@ def write_pages(app: Sphinx) -> None:
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
-    app.connect("config-inited", lambda app, config: write_pages(app))
+    app.connect("config-inited", write_pages)
     return {"parallel_read_safe": True}
