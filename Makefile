@@ -2,6 +2,7 @@
 # make test    every test, with coverage
 # make test-numpy126  the tests of packaged bundles on numpy 1.26, in an environment of its own
 # make lint    ruff and mypy
+# make docs    the documentation as a site, docs/_build/html
 # make clean   removes what the targets above built (never runs/)
 
 PYTHON ?= python3
@@ -9,6 +10,7 @@ RUN    ?= runs/demo
 BIN    := .venv/bin
 RUNTIME := .venv/.runtime
 DEVELOP := .venv/.develop
+DOCS    := .venv/.docs
 NUMPY126 := .venv/numpy126
 
 # Threads that wait should spin briefly. Without spinning, small networks take twice as long (a step of 82 instead of
@@ -16,7 +18,7 @@ NUMPY126 := .venv/numpy126
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT  := 10000
 
-.PHONY: demo test test-numpy126 lint clean
+.PHONY: demo test test-numpy126 lint docs clean
 
 demo: $(RUNTIME)
 	$(BIN)/python -m crosswarp cohort --folder $(RUN)/data --size 64
@@ -38,8 +40,13 @@ lint: $(DEVELOP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Every warning is an error: a broken link, a reference that leads nowhere, a docstring that cannot be read.
+docs: $(DOCS)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . docs/_build/html
+	@echo "Open docs/_build/html/index.html"
+
 clean:
-	rm -rf .venv build dist *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/_build docs/reference/_api docs/reference/_bundles *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp files make a second call free; a changed requirements file installs again.
 $(RUNTIME): requirements.txt
@@ -54,6 +61,10 @@ $(RUNTIME): requirements.txt
 $(DEVELOP): $(RUNTIME) requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps icon-registration==1.1.9
+	@touch $@
+
+$(DOCS): $(RUNTIME) requirements-docs.txt
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	@touch $@
 
 # What a packaged bundle needs, at the newest versions that go with numpy 1.26.

@@ -11,6 +11,7 @@ from monai.bundle import run as run_bundle
 
 from .data.knee import write_knee_cohort
 from .data.prepare import prepare
+from .data.warping import warp
 from .pipeline.bundle import INFERENCE, WEIGHTS
 from .pipeline.config import check_ids, read_config
 from .pipeline.package import package
@@ -128,6 +129,7 @@ COMMANDS = {
     "train": train,
     "evaluate": evaluate,
     "register": register,
+    "warp": warp,
     "package": package,
     "verify": verify,
 }

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crosswarp.pipeline.config import read_config
+from crosswarp.__main__ import COMMANDS
+from crosswarp.pipeline.config import check_ids, read_config
+
+from .cohorts import write_blob_cohort
+from .trained_run import STAGES, write_trained_run
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("bundles/*/docs/*.md")])
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "bundles/*/docs/*.md", "benchmarks/*.md")
+    for path in ROOT.glob(pattern)
+    if not any(part.startswith("_") for part in path.relative_to(ROOT).parts)  # what building the site made
+)
+PYTHON = ROOT / "docs" / "how_to" / "use_from_python.md"
 REFERENCE = ROOT / "docs" / "reference" / "configuration.md"
 AUGMENTATIONS = ("augmentation", "source_augmentation", "target_augmentation")
 
@@ -30,6 +43,76 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.is_file(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def commands(page: Path, program: str) -> list[list[str]]:
+    """The calls of a program in a page, each as its arguments."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    calls = re.findall(rf"python -m {re.escape(program)} ((?:'[^'\n]*'|\"[^\"\n]*\"|[^`\n'\"])*)", text)
+    return [shlex.split(re.sub(r"\s#\s.*", "", call)) for call in calls]  # an id may hold a #
+
+
+def identifiers(arguments: list[str]) -> list[str]:
+    return [each[2:].split("=")[0] for each in arguments if each.startswith("--") and each != "--help"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_their_options_exist(page: Path) -> None:
+    for name, *arguments in commands(page, "crosswarp"):
+        if name.isupper():
+            continue
+        assert name in COMMANDS, name
+        own = inspect.signature(COMMANDS[name]).parameters
+        ids = [each for each in identifiers(arguments) if each.replace("-", "_") not in own]
+        config = ROOT / "configs" / f"{ {'register': 'inference'}.get(name, name) }.json"
+        for each in ids:
+            stage, _, inner = each.partition("#")
+            within = read_config(
+                ROOT / "bundles" / stage / "configs" / "train.json" if stage in STAGES and inner else config
+            )
+            check_ids([inner.replace(".", "#") if inner else each], within, str(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_calls_of_bundles_name_configs_and_ids_that_exist(page: Path) -> None:
+    for call in commands(page, "monai.bundle"):
+        text = " ".join(call)
+        files = [
+            path for path in re.findall(r"[\w./]+\.json", text.split("--datalist")[0]) if "..." not in path
+        ]
+        if call[0] == "run" and files and "my_overlay.json" not in files:
+            ids = [each for each in identifiers(call) if each != "config_file"]
+            # run from the root of the repository, or from a bundle
+            folders = (ROOT, *(ROOT / "bundles").iterdir())
+            found = [folder for folder in folders if all((folder / file).is_file() for file in files)]
+            assert found, files
+            check_ids(ids, read_config(*(found[0] / file for file in files)), str(page))
+
+
+def test_the_python_of_the_how_to_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datalist = write_blob_cohort(tmp_path / "data", spatial_size=(24, 20))
+    write_trained_run(tmp_path / "runs" / "mine", datalist)
+    images = tmp_path / "data" / "images"
+    (tmp_path / "images").mkdir()
+    for name, image in (
+        ("a", "warmtest0"),
+        ("b", "coldtest0"),
+        ("atlas", "coldtest1"),
+        ("a_second_contrast", "warmtest0"),
+        ("images/one", "warmtest0"),
+        ("images/two", "warmtest1"),
+    ):
+        shutil.copyfile(images / f"{image}.nii.gz", tmp_path / f"{name}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(
+        r"^```python\n(.*?)^```", PYTHON.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert len(blocks) > 4
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(PYTHON), "exec"), names)
+    assert names["shrinks"].shape == (1, 24, 20) and len(names["point_in_moving"]) == 2
+    assert (tmp_path / "out" / "a_to_b_transform.h5").is_file()
 
 
 @pytest.mark.parametrize("bundle", sorted(path.name for path in (ROOT / "bundles").iterdir()))

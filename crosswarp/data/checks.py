@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from monai.data.utils import is_no_channel
 from tqdm import tqdm
 
 from .datalist import Datalist, DatalistError, Modality
-from .readers import AnyFormatReader
+from .readers import UnfitFileError, read_image
 
 SPLITS = {"train_labelled": "train", "train_unlabelled": "train", "val": "val", "test": "test"}
 
@@ -72,18 +73,21 @@ def files_to_check(datalist: Datalist) -> list[str]:
     return [record["image"] for record in records] + [r["label"] for r in labelled if "label" in r]
 
 
-def read_facts(paths: Iterable[str]) -> dict[str, FileFacts | str]:
+def read_facts(
+    paths: Iterable[str], spacing: float | Sequence[float] | None = None
+) -> dict[str, FileFacts | str]:
     """Read files, several at a time and with a progress bar.
 
     Args:
         paths: files of any format that `AnyFormatReader` reads, or DICOM folders.
+        spacing: in mm, for files that do not state theirs; see `AnyFormatReader`.
 
     Returns:
         by path: facts, or in words why there are none.
     """
     unique = sorted(set(paths))
     with ThreadPoolExecutor() as pool:
-        results = pool.map(_read, unique)
+        results = pool.map(partial(_read, spacing=spacing), unique)
         facts = list(tqdm(results, total=len(unique), desc="checking files", unit="file", delay=2))
     return dict(zip(unique, facts, strict=True))
 
@@ -102,9 +106,9 @@ def find_faults(datalist: Datalist, facts: Facts) -> list[str]:
     ):
         faults += _split_faults(modality)
         for record in modality.records():
-            faults += _image_faults(record, modality.channels, datalist.spatial_dims, facts)
+            faults += image_faults(record, modality.channels, datalist.spatial_dims, facts)
         for record in labelled:
-            faults += _label_faults(record, datalist.num_classes, facts)
+            faults += label_faults(record, datalist.num_classes, facts)
     faults += _section_faults(datalist)
     return faults + _class_faults(datalist, facts)
 
@@ -120,16 +124,14 @@ def warn_of_missing_spacing(facts: Facts) -> None:
         )
 
 
-def _read(path: str) -> FileFacts | str:
+def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str:
     if not Path(path).exists():
         return "missing; correct the path or bring the file"
-    reader = AnyFormatReader()
     try:
-        array, meta = reader.get_data(reader.read(path))
-        finite = bool(np.isfinite(array).all())
-    except Exception as error:  # whatever the reader of some format raises for a broken file
-        reason = str(error).split("ITK ERROR:")[-1].strip().split("\n")[0][:160]
-        return f"unreadable as an image ({type(error).__name__}: {reason}); repair or convert it"
+        array, meta = read_image(path, spacing)
+    except UnfitFileError as error:
+        return str(error).removeprefix(f"{path}: ")
+    finite = bool(np.isfinite(array).all())
     low, high = array.min(), array.max()
     values = None
     if finite and -1000 <= low and high <= 1000 and np.array_equal(array, np.rint(array)):
@@ -162,7 +164,15 @@ def _split_faults(modality: Modality) -> list[str]:
     ]
 
 
-def _image_faults(record: dict[str, str], channels: int, spatial_dims: int, facts: Facts) -> list[str]:
+def image_faults(record: Mapping[str, str], channels: int, spatial_dims: int, facts: Facts) -> list[str]:
+    """What keeps an image from going into a network; nothing for one that could not even be read.
+
+    Args:
+        record: `image` and perhaps `landmarks`.
+        channels: those of its modality.
+        spatial_dims: of the networks, 2 or 3.
+        facts: of the image.
+    """
     path, image = record["image"], facts[record["image"]]
     faults = []
     if "landmarks" in record and not Path(record["landmarks"]).exists():
@@ -171,7 +181,7 @@ def _image_faults(record: dict[str, str], channels: int, spatial_dims: int, fact
         return faults
     if len(image.shape) != spatial_dims:
         found = f"{len(image.shape)}D {image.shape}"
-        faults.append(f"{path}: is {found}, the datalist is {spatial_dims}D; keep to one")
+        faults.append(f"{path}: is {found}, the networks are {spatial_dims}D; keep to one")
     if image.channels != channels:
         faults.append(f"{path}: has {image.channels} channels, its modality {channels}; convert it")
     if not image.finite:
@@ -181,7 +191,14 @@ def _image_faults(record: dict[str, str], channels: int, spatial_dims: int, fact
     return faults
 
 
-def _label_faults(record: dict[str, str], num_classes: int, facts: Facts) -> list[str]:
+def label_faults(record: Mapping[str, str], num_classes: int, facts: Facts) -> list[str]:
+    """What keeps a label from being used with its image; nothing for one that could not even be read.
+
+    Args:
+        record: `image` and perhaps `label`.
+        num_classes: classes, background included.
+        facts: of both.
+    """
     path = record.get("label", "")
     label, image = facts.get(path, ""), facts[record["image"]]
     if isinstance(label, str):

@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import lcm
 from pathlib import Path
 
 from ..transforms.registration import file_stem
+from .checks import image_faults, label_faults, read_facts, warn_of_missing_spacing
+from .readers import given_spacing
 
 Paths = str | Sequence[str] | None
+Records = list[dict[str, str]]
+Spacings = Mapping[str, float | Sequence[float] | None]
 
 
-def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
+def pair_records(
+    folder: str = ".",
+    spatial_dims: int | None = None,
+    channels: Mapping[str, int] | None = None,
+    labels: Mapping[str, str] | None = None,
+    num_classes: int = 0,
+    spacing: Spacings | None = None,
+    **files: Paths,
+) -> Records:
     """Line files up as pairs, the first moving with the first fixed and so on; one file serves all pairs.
+
+    With ``spatial_dims`` the files are read and checked. Warns of files that do not state their spacing.
 
     Args:
         folder: what relative paths are relative to.
+        spatial_dims: of the networks, 2 or 3; None to check only that the files are there.
+        channels: of ``moving`` and of ``fixed``.
+        labels: what of ``files`` is a label, and which of ``files`` its image is (or itself).
+        num_classes: of labels, background included.
+        spacing: of ``moving`` and of ``fixed``, in mm, where the files do not state it; see
+            :class:`~.readers.AnyFormatReader`.
         files: ``moving``, ``fixed`` and whatever belongs to them (``moving_label``), each a path, a list or
             None.
 
@@ -24,8 +44,10 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
 
     Raises:
         ValueError: when moving or fixed are not given, their numbers do not fit, or two files in different
-            folders have one name, after which results are named.
-        FileNotFoundError: naming every missing file.
+            folders have one name, after which results are named; when files cannot be read, have other
+            dimensions or channels, NaN, equal voxels all over, no labels where they should, or a spacing that
+            contradicts the given one. All faults of the files are named.
+        FileNotFoundError: naming every missing file, and all faults of the others.
     """
     lists = {key: [value] if isinstance(value, str) else list(value) for key, value in files.items() if value}
     absent = [key for key in ("moving", "fixed") if key not in lists]
@@ -38,9 +60,19 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
     if wrong:
         raise ValueError(f"Expected one file or {count} files of each kind, got {wrong}.")
     paths = {key: [str(Path(folder) / path) for path in value] for key, value in lists.items()}
+    records = [{key: value[i % len(value)] for key, value in paths.items()} for i in range(count)]
     missing = sorted({path for value in paths.values() for path in value if not Path(path).exists()})
+    faults = []
+    if spatial_dims is not None:
+        for sizes in (spacing or {}).values():
+            if sizes is not None:
+                given_spacing(sizes, spatial_dims)
+        faults = file_faults(records, spatial_dims, channels or {}, labels or {}, num_classes, spacing or {})
     if missing:
-        raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
+        lines = ["Expected files that are not there: " + ", ".join(missing), *faults]
+        raise FileNotFoundError("\n- ".join(lines))
+    if faults:
+        raise ValueError("\n- ".join(["Expected images to register, but some do not serve:", *faults]))
     for key in ("moving", "fixed"):
         names: dict[str, set[str]] = {}
         for path in paths[key]:
@@ -51,7 +83,33 @@ def pair_records(folder: str = ".", **files: Paths) -> list[dict[str, str]]:
                 f"Expected {key} files of different names, since results are named after them and would "
                 f"overwrite each other, got {alike}: rename them, or give each run its own output folder."
             )
-    return [{key: value[i % len(value)] for key, value in paths.items()} for i in range(count)]
+    return records
+
+
+def file_faults(
+    records: Records,
+    spatial_dims: int,
+    channels: Mapping[str, int],
+    labels: Mapping[str, str],
+    num_classes: int,
+    spacing: Spacings,
+) -> list[str]:
+    """All faults of the files of pairs, one line each; missing files are left out. See `pair_records`."""
+    facts, faults = {}, []
+    for key in {**channels, **labels}:
+        paths = {record[key] for record in records if key in record and Path(record[key]).exists()}
+        facts[key] = read_facts(paths, spacing.get(key))
+        faults += [f"{path}: {fact}" for path, fact in facts[key].items() if isinstance(fact, str)]
+    for record in records:
+        for key, count in channels.items():
+            if record[key] in facts[key]:
+                faults += image_faults({"image": record[key]}, count, spatial_dims, facts[key])
+        for key, image in labels.items():
+            known = facts[image] | facts[key]
+            if key in record and {record[key], record[image]} <= known.keys():
+                faults += label_faults({"image": record[image], "label": record[key]}, num_classes, known)
+    warn_of_missing_spacing({path: fact for key in channels for path, fact in facts[key].items()})
+    return list(dict.fromkeys(faults))
 
 
 def spread_pairs(first: int, second: int, max_pairs: int | None = None) -> list[tuple[int, int]]:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..spatial import as_float32
+from ..spatial import as_float32, compose, identity_map, sample
+from ..spatial.alignment import ALIGNMENTS, align, apply_affine
 
 _MODALITIES = ("source", "target")
 
@@ -25,9 +26,12 @@ class SegmentAndRegister(nn.Module):
         moving: modality of the moving image, ``"source"`` or ``"target"``.
         fixed: modality of the fixed image, ``"source"`` or ``"target"``; the two may be the same.
         soft_labels: register the class probabilities themselves; otherwise the one-hot likeliest class.
+        initialisation: how to align the two label maps before the registration network sees them, for images
+            that lie far apart or show more or less of the anatomy: ``"moments"`` or ``"affine"``, see
+            :func:`~..spatial.alignment.align`; None lays one image's extent onto the other's.
 
     Raises:
-        ValueError: for another modality.
+        ValueError: for another modality or initialisation.
     """
 
     def __init__(
@@ -39,20 +43,32 @@ class SegmentAndRegister(nn.Module):
         moving: str = "source",
         fixed: str = "target",
         soft_labels: bool = True,
+        initialisation: str | None = None,
     ) -> None:
         super().__init__()
         if moving not in _MODALITIES or fixed not in _MODALITIES:
             raise ValueError(f"Expected moving and fixed in {_MODALITIES}, got {moving!r} and {fixed!r}.")
+        if initialisation not in (None, *ALIGNMENTS):
+            raise ValueError(f"Expected an initialisation in {(None, *ALIGNMENTS)}, got {initialisation!r}.")
         self.segmentation = nn.ModuleDict({"source": source_segmentation, "target": target_segmentation})
         self.registration = registration
         self.source_channels = source_channels
         self.moving, self.fixed, self.soft_labels = moving, fixed, soft_labels
+        self.initialisation = initialisation
 
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        image: torch.Tensor,
+        moving_extent: torch.Tensor | None = None,
+        fixed_extent: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Segment both images and register them both ways.
 
         Args:
             image: ``[B, C_moving + C_fixed, *spatial]``, moving then fixed.
+            moving_extent: for the initialisation, the affine from fractions of the moving image to mm,
+                ``[B, D + 1, D + 1]``; None takes both images to be of one size and place.
+            fixed_extent: that of the fixed image.
 
         Returns:
             ``[B, 2 * D + 2 * K, *spatial]``, float32: moving_to_fixed, fixed_to_moving, class
@@ -75,7 +91,12 @@ class SegmentAndRegister(nn.Module):
             )
         moving = self.segment(image[:, :moving_channels], self.moving)
         fixed = self.segment(image[:, moving_channels:], self.fixed)
-        return torch.cat([*self.register(moving, fixed), moving, fixed], dim=1)
+        if self.initialisation is None:
+            maps = self.register(moving, fixed)
+        else:
+            start = align(moving, fixed, moving_extent, fixed_extent, self.initialisation)
+            maps = self.register_from(start, moving, fixed)
+        return torch.cat([*maps, moving, fixed], dim=1)
 
     def segment(self, image: torch.Tensor, modality: str) -> torch.Tensor:
         """Segment images of one modality.
@@ -111,6 +132,24 @@ class SegmentAndRegister(nn.Module):
         swapped = torch.cat([fixed, moving])  # `roll` by the batch's size would fix that size in exports
         moving_to_fixed, fixed_to_moving = self.registration(torch.cat([labels, swapped], dim=1)).chunk(2)
         return moving_to_fixed, fixed_to_moving
+
+    def register_from(
+        self, start: torch.Tensor, moving: torch.Tensor, fixed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Register two label maps both ways, from an affine that brings them near each other.
+
+        Args:
+            start: fractions of the fixed image to fractions of the moving image, ``[B, D + 1, D + 1]``.
+            moving: class probabilities ``[B, K, *spatial]``.
+            fixed: class probabilities ``[B, K, *spatial]``.
+
+        Returns:
+            The maps moving_to_fixed and fixed_to_moving, each ``[B, D, *spatial]``, the affine included.
+        """
+        identity = identity_map(fixed.shape[2:], fixed.device)
+        to_fixed, to_moving = self.register(sample(moving, apply_affine(start, identity)), fixed)
+        back = apply_affine(torch.linalg.inv(start), identity)
+        return apply_affine(start, to_fixed), compose(to_moving, back)
 
     def split(self, pred: torch.Tensor) -> dict[str, torch.Tensor]:
         """Name the parts of an output.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from copy import deepcopy
@@ -35,8 +36,10 @@ NETWORK_IDS = ("network_def", "displacement_network")
 
 
 def json_text(content: Any) -> str:
-    """JSON as it is written to files."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    """JSON as it is written to files, lists of numbers on one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    text = re.sub(r"\[\n[-+\d.,e\s]+\]", lambda numbers: f"[{' '.join(numbers[0][1:-1].split())}]", text)
+    return text + "\n"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -101,6 +104,27 @@ def copy_bundle_files(bundle_root: Path, folder: Path) -> None:
             shutil.copyfile(bundle_root / name, folder / name)
 
 
+def load_weights(network: nn.Module, path: str | Path, config: str | Path = INFERENCE) -> None:
+    """Put the weights of a file into a network, in place.
+
+    Args:
+        network: takes the weights.
+        path: of the weights.
+        config: where the network is defined, for the message.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the weights belong to another architecture.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"Expected trained weights in {path}, but there is no such file.")
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"The weights {path} do not fit the network of {config}: {error}") from error
+
+
 def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen: bool = True) -> nn.Module:
     """The network of a trained bundle, as its inference config defines it, with its weights.
 
@@ -120,13 +144,7 @@ def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen:
                 f"Expected a trained bundle in {bundle}, but {path} is missing: train that stage first."
             )
     network = read_config(bundle / INFERENCE).get_parsed_content("network_def")
-    weights = torch.load(bundle / WEIGHTS, map_location="cpu", weights_only=True)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"The weights {bundle / WEIGHTS} do not fit the network of {bundle / INFERENCE}: {error}"
-        ) from error
+    load_weights(network, bundle / WEIGHTS, bundle / INFERENCE)
     network = network.to(device)
     return network.eval().requires_grad_(False) if frozen else network
 

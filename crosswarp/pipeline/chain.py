@@ -26,6 +26,7 @@ from .bundle import (
 )
 from .config import check_ids, check_overrides, exits_with_message, flatten, read_config, running_parser
 from .stage import claim_run, package_versions
+from .training_statistics import training_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,13 @@ class Chain:
         ids = (*DATA_IDS, "displacement_network")
         values = {key: parser[key] for parser in parts.values() for key in ids if key in parser}
         values |= {f"{part}_def": parts[name]["network_def"] for part, name in PARTS.items()}
+        values["training_statistics"] = {
+            key: training_statistics(
+                self.run_dir / PARTS[f"{key}_segmentation"],
+                modality.records("train_labelled", "train_unlabelled", "val"),
+            )
+            for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
+        }
         write_inference_config(template, values, self.run_dir)
         copy_bundle_files(self.bundle_root, self.run_dir)
         network = read_config(self.run_dir / INFERENCE).get_parsed_content("network_def")

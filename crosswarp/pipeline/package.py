@@ -331,7 +331,12 @@ def copied(library: Path) -> Files:
     """The files that a bundle of the library gives to its zip as they are."""
     paths = [path for pattern in COPIED for path in library.glob(pattern)]
     documents = (path for path in library.glob("docs/**/*") if path.suffix in DOCUMENTS)
-    paths += [path for path in documents if "_build" not in path.parts]
+    # what building the site leaves behind lies in folders such as _build and _bundles
+    paths += [
+        path
+        for path in documents
+        if not any(part.startswith("_") for part in path.relative_to(library).parts)
+    ]
     return {path.relative_to(library).as_posix(): path.read_bytes() for path in paths}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import textwrap
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,23 @@ from torch import Tensor
 
 from ..files import replacing
 from ..metrics import warp_labels
-from ..metrics.quality import LIMITS, judge, pair_quality
+from ..metrics.quality import LIMITS, image_atypicality, judge, pair_quality
+from ..metrics.typicality import Statistics
 from ..spatial import sample
 from ..transforms.registration import file_stem, pair_name
 from .figures import pair_figure
 
 logger = logging.getLogger(__name__)
 
+VERDICT_COLOURS = {"ok": "#1b7837", "check": "#b35806", "failed": "#b2182b"}
+
 
 class SaveQualityd(MapTransform):
     """Judge a registered pair without manual labels, and write why, with a picture.
 
-    ``<moving>_to_<fixed>_quality.json`` holds the verdict (``ok``, ``check``, ``failed``), the reasons and
-    what :func:`~crosswarp.metrics.quality.pair_quality` measured; ``..._quality.png`` shows images, labels,
-    maps and volume change on the network's grid. The verdict is logged, too.
+    ``<moving>_to_<fixed>_quality.json`` holds the verdict (``ok``, ``check``, ``failed``), the reasons, notes
+    and what :func:`~crosswarp.metrics.quality.pair_quality` measured; ``..._quality.png`` shows images,
+    labels, maps and volume change on the network's grid. The verdict is logged, too.
 
     Args:
         keys: the moving and the fixed image, in this order.
@@ -37,6 +41,8 @@ class SaveQualityd(MapTransform):
         image_key: the network's input, moving and fixed on channels.
         pred_key: the prediction of ``networks.SegmentAndRegister``.
         limits: quantity -> value beyond which to check, value beyond which it failed.
+        statistics: of the training images of the modality of either key, see
+            :func:`~crosswarp.metrics.quality.image_atypicality`.
     """
 
     def __init__(
@@ -47,36 +53,72 @@ class SaveQualityd(MapTransform):
         image_key: str = "image",
         pred_key: str = "pred",
         limits: Mapping[str, Sequence[float]] = LIMITS,
+        statistics: Mapping[str, Mapping[str, Statistics] | None] | None = None,
     ) -> None:
         super().__init__(keys)
         self.output_dir, self.num_classes = Path(output_dir), num_classes
         self.image_key, self.pred_key = image_key, pred_key
         self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
+        self.statistics = statistics or {}
+
+    def parts(self, data: Mapping[Hashable, Any]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The network's input, both maps, and the class probabilities of both images, each ``[1, ...]``."""
+        dims, classes = data[self.keys[1]].ndim - 1, self.num_classes
+        image, pred = (
+            data[key][None].as_subclass(Tensor).float().cpu() for key in (self.image_key, self.pred_key)
+        )
+        phi, back, *probabilities = pred.split([dims, dims, classes, classes], dim=1)
+        return image, phi, back, probabilities
+
+    def measure(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
+        """The quality of a pair and the verdict, without writing anything."""
+        moving, fixed = (data[key] for key in self.keys)
+        image, phi, back, probabilities = self.parts(data)
+        quality = pair_quality(phi, back, probabilities[0], probabilities[1], moving, fixed)
+        quality["atypicality"] = {
+            key: image_atypicality(each, predicted, self.statistics.get(key))
+            for key, each, predicted in zip(
+                ("moving", "fixed"), image.split([len(moving), len(fixed)], dim=1), probabilities, strict=True
+            )
+        }
+        verdict, reasons = judge(quality, self.limits)
+        notes = [
+            f"the {key} image does not state its spacing: 1 mm stands in (give {key}_spacing)"
+            for key, each in (("moving", moving), ("fixed", fixed))
+            if not each.meta.get("spacing_known", True)
+        ]
+        return {
+            "verdict": verdict,
+            "reasons": reasons,
+            "notes": notes,
+            **quality,
+            "moving": file_stem(moving.meta["filename_or_obj"]),
+            "fixed": file_stem(fixed.meta["filename_or_obj"]),
+        }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; the verdict is added as ``quality``."""
         result = dict(data)
         moving, fixed = (result[key] for key in self.keys)
-        pred = result[self.pred_key][None].as_subclass(Tensor).float().cpu()
-        dims, classes = fixed.ndim - 1, self.num_classes
-        phi, back, *probabilities = pred.split([dims, dims, classes, classes], dim=1)
-        quality = pair_quality(phi, back, probabilities[0], probabilities[1], moving)
-        verdict, reasons = judge(quality, self.limits)
-        stem = pair_name(moving, fixed)
-        result["quality"] = {
-            "verdict": verdict,
-            "reasons": reasons,
-            **quality,
-            "moving": file_stem(moving.meta["filename_or_obj"]),
-            "fixed": file_stem(fixed.meta["filename_or_obj"]),
-        }
+        quality = result["quality"] = self.measure(data)
+        stem, verdict, said = (
+            pair_name(moving, fixed),
+            quality["verdict"],
+            quality["reasons"] + quality["notes"],
+        )
         level = logging.INFO if verdict == "ok" else logging.WARNING
-        logger.log(level, ": ".join([stem, verdict, *(["; ".join(reasons)] if reasons else [])]))
+        logger.log(level, ": ".join([stem, verdict, *(["; ".join(said)] if said else [])]))
         with replacing(self.output_dir / f"{stem}_quality.json") as path:
-            path.write_text(json.dumps(result["quality"], indent=2) + "\n", encoding="utf-8")
-        image = result[self.image_key][None].as_subclass(Tensor).float().cpu()
+            path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+        image, phi, back, probabilities = self.parts(data)
+        figure = pair_figure(self.pictured(image, len(moving), phi, back, probabilities))
+        lines = [stem, f"{verdict}: {'; '.join(said)}" if said else verdict]
+        title = "\n".join(textwrap.fill(line, 130) for line in lines)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.2 * len(title.splitlines()))
+        figure.suptitle(title, fontsize=10, color=VERDICT_COLOURS[verdict])
         with replacing(self.output_dir / f"{stem}_quality.png", ".png") as path:
-            pair_figure(self.pictured(image, len(moving), phi, back, probabilities)).savefig(path, dpi=110)
+            figure.savefig(path, dpi=110)
         return result
 
     def pictured(

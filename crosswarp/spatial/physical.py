@@ -18,10 +18,12 @@ from typing import Any
 import itk
 import numpy as np
 import torch
+import torch.nn.functional as F
 from monai.data.utils import to_affine_nd
 from numpy.typing import ArrayLike, NDArray
 
-from .maps import displacement, invert
+from .alignment import apply_affine
+from .maps import displacement, identity_map, invert
 
 Matrix = NDArray[np.float64]
 
@@ -57,12 +59,25 @@ def itk_geometry(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     return matrix[:-1, -1], spacing, direction
 
 
-def extent_affine(
-    fixed_affine: ArrayLike, fixed_shape: Sequence[int], moving_affine: ArrayLike, moving_shape: Sequence[int]
-) -> Matrix:
-    """Return the affine that lays the extent of a fixed image onto that of a moving one, mm to mm in LPS."""
-    fixed = fractions_affine(fixed_affine, fixed_shape)
-    return fractions_affine(moving_affine, moving_shape) @ np.linalg.inv(fixed)
+def best_affine(phi: torch.Tensor) -> torch.Tensor:
+    """Return the affine that comes nearest to a map, by least squares over the points of its grid.
+
+    Args:
+        phi: ``[1, D, *spatial]``.
+
+    Returns:
+        fractions to fractions, ``[1, D + 1, D + 1]``, float64. Along an axis of length 1 it changes nothing.
+    """
+    dims = phi.shape[1]
+    points = identity_map(phi.shape[2:])[0].flatten(1).double()
+    shift = displacement(phi)[0].flatten(1).double()
+    varying = torch.tensor([size > 1 for size in phi.shape[2:]])
+    design = torch.cat([points[varying], torch.ones_like(points[:1])])
+    solution = torch.linalg.lstsq(design.T, shift.T).solution.T
+    matrix = torch.eye(dims + 1, dtype=torch.float64)
+    matrix[:dims, :dims][:, varying] += solution[:, :-1]
+    matrix[:dims, dims] = solution[:, -1]
+    return matrix[None]
 
 
 def physical_displacement(phi: torch.Tensor, affine: ArrayLike, spatial_shape: Sequence[int]) -> Matrix:
@@ -110,6 +125,37 @@ def itk_displacement_field(phi: torch.Tensor, affine: ArrayLike, spatial_shape: 
     return field
 
 
+def with_margin(
+    phi: torch.Tensor, affine: ArrayLike, spatial_shape: Sequence[int]
+) -> tuple[torch.Tensor, Matrix, tuple[int, ...]]:
+    """Return a map beyond the borders of its image, as far as it displaces anything.
+
+    A field of ITK displaces nothing beyond its grid. A map has the displacement of the nearest border point
+    there; without that, what leaves the image would not find its way back.
+
+    Args:
+        phi: ``[1, D, *spatial]``, on any grid over the image's extent.
+        affine: of the image.
+        spatial_shape: of the image.
+
+    Returns:
+        the map in fractions of its larger grid, and affine and shape of that grid.
+    """
+    dims, shape = phi.shape[1], phi.shape[2:]
+    column, steps = (1, dims, *[1] * dims), torch.tensor(shape) - 1
+    shift = displacement(phi) * steps.view(column)  # in samples
+    reach = shift.abs().amax([0, *range(2, dims + 2)]).ceil().int() + 1
+    margins = torch.where(steps > 0, torch.minimum(reach, steps + 1), 0).tolist()
+    pads = [margin for each in reversed(margins) for margin in (each, each)]
+    shift = F.pad(shift, pads, mode="replicate")
+    larger = shift.shape[2:]
+    phi = identity_map(larger) + shift / (torch.tensor(larger) - 1).clamp(min=1).view(column)
+    voxels = np.maximum(np.array(spatial_shape) - 1, 1) / np.maximum(np.array(shape) - 1, 1)
+    to_voxels = np.diag([*voxels, 1.0])
+    to_voxels[:-1, -1] = -voxels * margins
+    return phi, to_affine_nd(dims, np.asarray(affine, np.float64)) @ to_voxels, tuple(larger)
+
+
 def itk_affine(matrix: Matrix) -> Any:
     """Return an affine ``[D + 1, D + 1]`` in LPS as ``itk.AffineTransform[itk.D, D]``."""
     dims = len(matrix) - 1
@@ -128,8 +174,10 @@ def itk_transforms(
 ) -> tuple[Any, Any]:
     """Return a map as an ITK composite transform, and its inverse.
 
-    The inverse is that of the map itself, by :func:`~.maps.invert`, not the network's map of the other
-    direction, which is only nearly its inverse.
+    Both are made of an affine, the nearest to the map, and a displacement field for the rest: a field alone
+    ends at the image's border, and one of large shifts and scales could not be inverted. The inverse is that
+    of the map itself, by :func:`~.maps.invert`, not the network's map of the other direction, which is only
+    nearly its inverse.
 
     Args:
         phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
@@ -143,19 +191,26 @@ def itk_transforms(
         moving image onto the fixed; the other does the reverse.
     """
     dims = len(fixed_shape)
-    matrix = extent_affine(fixed_affine, fixed_shape, moving_affine, moving_shape)
+    phi = phi.cpu()
+    nearest = best_affine(phi)
+    rest = with_margin(apply_affine(torch.linalg.inv(nearest), phi), fixed_affine, fixed_shape)
+    matrix = (
+        fractions_affine(moving_affine, moving_shape)
+        @ nearest[0].numpy()
+        @ np.linalg.inv(fractions_affine(fixed_affine, fixed_shape))
+    )
 
     def field(phi: torch.Tensor) -> Any:
         transform = itk.DisplacementFieldTransform[itk.D, dims].New()
-        transform.SetDisplacementField(itk_displacement_field(phi, fixed_affine, fixed_shape))
+        transform.SetDisplacementField(itk_displacement_field(phi, *rest[1:]))
         return transform
 
     # what was added last is applied first
     forward, inverse = (itk.CompositeTransform[itk.D, dims].New() for _ in range(2))
     forward.AddTransform(itk_affine(matrix))
-    forward.AddTransform(field(phi))
-    inverse.AddTransform(field(invert(phi)))
-    inverse.AddTransform(itk_affine(extent_affine(moving_affine, moving_shape, fixed_affine, fixed_shape)))
+    forward.AddTransform(field(rest[0]))
+    inverse.AddTransform(field(invert(rest[0])))
+    inverse.AddTransform(itk_affine(np.linalg.inv(matrix)))
     return forward, inverse
 
 

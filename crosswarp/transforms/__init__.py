@@ -2,9 +2,10 @@
 
 from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
 from .components import count_components, keep_components
-from .registration import PredictedLabelsd, SaveTransformsd, WarpMovingd
+from .registration import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
 
 __all__ = [
+    "ExtentOfd",
     "PredictedLabelsd",
     "RandomCurve",
     "RandomField",

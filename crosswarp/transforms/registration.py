@@ -16,7 +16,10 @@ from torch import Tensor
 
 from ..files import replacing
 from ..spatial import identity_map, resize_map, sample
-from ..spatial.physical import itk_transforms, total_displacement_field
+from ..spatial.physical import fractions_affine, itk_transforms, total_displacement_field
+
+TRANSFORM_SUFFIXES = (".h5", ".tfm")
+DISPLACEMENT_SUFFIXES = (".nii.gz", ".mha", ".nrrd", None)
 
 
 def file_stem(path: str | Path) -> str:
@@ -32,6 +35,23 @@ def on_grid_of(image: Tensor, reference: MetaTensor) -> MetaTensor:
 def pair_name(moving: MetaTensor, fixed: MetaTensor) -> str:
     """What the results of a pair are named after: one image may be warped onto many."""
     return "_to_".join(file_stem(image.meta["filename_or_obj"]) for image in (moving, fixed))
+
+
+class ExtentOfd(MapTransform):
+    """Add the affine from fractions of an image to mm in LPS as ``<key>_extent``, float32 ``[D + 1, D + 1]``.
+
+    Args:
+        keys: images ``[C, *spatial]``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the affines to an item."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            extent = fractions_affine(image.affine, image.shape[1:])
+            result[f"{key}_extent"] = torch.as_tensor(extent, dtype=torch.float32)
+        return result
 
 
 class WarpMovingd(MapTransform):
@@ -85,11 +105,30 @@ class SaveTransformsd(MapTransform):
         keys: the moving and the fixed image, in this order.
         output_dir: folder for the files.
         map_key: the prediction ``[D + ..., *spatial]``, whose first D channels are the map.
+        transform_suffix: ``".h5"``, or ``".tfm"`` for text.
+        displacement_suffix: ``".nii.gz"``, ``".mha"`` or ``".nrrd"``; None for no displacement field.
+
+    Raises:
+        ValueError: for other suffixes.
     """
 
-    def __init__(self, keys: KeysCollection, output_dir: str | Path, map_key: str = "pred") -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        map_key: str = "pred",
+        transform_suffix: str = ".h5",
+        displacement_suffix: str | None = ".nii.gz",
+    ) -> None:
         super().__init__(keys)
+        for suffix, known in (
+            (transform_suffix, TRANSFORM_SUFFIXES),
+            (displacement_suffix, DISPLACEMENT_SUFFIXES),
+        ):
+            if suffix not in known:
+                raise ValueError(f"Expected a suffix of {known}, got {suffix!r}.")
         self.output_dir, self.map_key = Path(output_dir), map_key
+        self.transform_suffix, self.displacement_suffix = transform_suffix, displacement_suffix
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; the item stays as it is."""
@@ -99,11 +138,14 @@ class SaveTransformsd(MapTransform):
         forward, inverse = itk_transforms(phi, fixed.affine, fixed.shape[1:], moving.affine, moving.shape[1:])
         stem = pair_name(moving, fixed)
         for name, transform in (("transform", forward), ("inverse", inverse)):
-            with replacing(self.output_dir / f"{stem}_{name}.h5", ".h5") as path:
+            target = self.output_dir / f"{stem}_{name}{self.transform_suffix}"
+            with replacing(target, self.transform_suffix) as path:
                 itk.transformwrite([transform], str(path))
-        field = total_displacement_field(forward, fixed.affine, fixed.shape[1:])
-        with replacing(self.output_dir / f"{stem}_displacement.nii.gz", ".nii.gz") as path:
-            itk.imwrite(field, str(path))
+        if self.displacement_suffix is not None:
+            field = total_displacement_field(forward, fixed.affine, fixed.shape[1:])
+            target = self.output_dir / f"{stem}_displacement{self.displacement_suffix}"
+            with replacing(target, self.displacement_suffix) as path:
+                itk.imwrite(field, str(path))
         return result
 
 

@@ -10,6 +10,7 @@ import pairs
 import pytest
 import stages
 import torch
+import trust
 
 from crosswarp.data import write_knee_cohort
 
@@ -115,6 +116,16 @@ def test_pairs(tiny, same_process, monkeypatch):
     plain, ours = figures["rows"]
     assert plain["× plain"] == 1 and ours["× plain"] == pytest.approx(plain["warm ms"] / ours["warm ms"])
     assert ours["pairs/s"] == pytest.approx(1e3 / ours["batch ms"]) and ours["cold ms"] > 0
+
+
+def test_trust(tiny):
+    folder, _, _ = tiny
+    figures = trust.main(str(folder / "seed_0"))
+    assert len(figures["rows"]) == 5 + 2 * (len(trust.STRANGERS) + len(trust.SPOILT))
+    assert all(row["ok"] + row["check"] + row["failed"] == 2 for row in figures["rows"])
+    for row in figures["exactness"]:
+        assert row["inverse mm"] < 2  # an epoch of one step hardly moves anything
+        assert row["flipped, apart px"] == row["turned, apart px"] == "0.000, 0.000"
 
 
 def test_epochs_fill_a_budget():

@@ -72,7 +72,7 @@ FILE_FAULTS = {
     "dimensions": (
         "images/coldtrainunlabelled1.nii.gz",
         lambda p: rewrite(p, lambda a: np.stack([a, a], -1)),
-        "is 3D (24, 20, 2), the datalist is 2D",
+        "is 3D (24, 20, 2), the networks are 2D",
     ),
     "channels": (
         "images/coldtrainunlabelled2.nii.gz",

@@ -114,3 +114,12 @@ def test_nothing_else_of_a_dicom_header_is_kept(tmp_path):
         *("affine", "original_affine", "space", "spatial_shape", "original_channel_dim"),
         *("spacing", "spacing_known", "filename_or_obj"),
     }
+
+
+def test_a_given_spacing_replaces_that_of_a_screen(tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "picture.tif", dpi=(72, 72))
+    assert load(tmp_path / "picture.tif").meta["spacing"] == pytest.approx([25.4 / 72] * 2, abs=1e-3)
+    loader = LoadImage(
+        reader="crosswarp.data.readers.AnyFormatReader", spacing=[0.3, 0.4], ensure_channel_first=True
+    )
+    np.testing.assert_allclose(loader(tmp_path / "picture.tif").affine, np.diag([-0.3, -0.4, 1]), rtol=1e-4)

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from crosswarp.__main__ import register
 
@@ -30,7 +31,32 @@ def test_quality_of_a_pair_is_judged_and_pictured(tmp_path: Path, spatial_dims: 
     assert quality["verdict"] == "failed" and quality["reasons"]
     assert (quality["moving"], quality["fixed"]) == ("warmtest0", "coldtest1")
     assert set(quality["overlap"]) == {"1", "2"} and 0 <= quality["inverse_error_percent"] < 100
+    # the run knows what its training images are like, and these are much the same
+    assert all(0 < quality["atypicality"][key]["appearance"] < 2 for key in ("moving", "fixed"))
+    assert quality["extent_overlap"] == 1 and quality["notes"] == []
     assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_far_apart_get_a_spacing_and_an_initialisation(tmp_path: Path) -> None:
+    datalist = write_blob_cohort(tmp_path / "data", 2, num_classes=3, spatial_size=(16, 12))
+    run = write_trained_run(tmp_path / "run", datalist)
+    array = np.asarray(nib.load(tmp_path / "data" / "images" / "warmtest0.nii.gz").dataobj)
+    scaled = (255 * (array - array.min()) / np.ptp(array)).astype(np.uint8)
+    Image.fromarray(scaled.T).save(tmp_path / "a.png")
+    Image.fromarray(scaled.T).save(tmp_path / "b.png")
+    files = str(tmp_path / "a.png"), str(tmp_path / "b.png"), str(run), str(tmp_path / "out")
+    modalities = {"moving_modality": "source", "fixed_modality": "source"}
+    chosen = {"moving_spacing": 0.5, "initialisation": "moments", "transform_suffix": ".tfm"}
+    with pytest.warns(UserWarning, match="1 of 2 files do not state their pixel spacing .*b.png"):
+        register(*files, **modalities, **chosen)
+    quality = json.loads((tmp_path / "out" / "a_to_b_quality.json").read_text())
+    assert quality["notes"] == [
+        "the fixed image does not state its spacing: 1 mm stands in (give fixed_spacing)"
+    ]
+    # centre of mass onto centre of mass, and no scale: one picture has half the pixels' size of the other
+    transform = sitk.ReadTransform(str(tmp_path / "out" / "a_to_b_transform.tfm"))
+    here, there = (np.array(transform.TransformPoint(place)) for place in ((2.0, 3.0), (6.0, 4.0)))
+    np.testing.assert_allclose(there - here, [4, 1], atol=1e-4)
 
 
 @pytest.mark.parametrize("spatial_dims", [2, 3])
@@ -57,41 +83,6 @@ def test_simpleitk_resamples_to_the_warped_image(tmp_path: Path, spatial_dims: i
         np.testing.assert_allclose(ours[inner], theirs[inner], atol=0.02 * np.ptp(ours))
     displaced = sitk.GetArrayFromImage(sitk.ReadImage(str(files["displacement.nii.gz"])))
     assert np.ptp(displaced, axis=tuple(range(spatial_dims))).max() > 0.2, "the map is not the identity"
-
-
-@pytest.mark.parametrize("spatial_dims", [2, 3])
-def test_how_the_fixed_image_is_stored_does_not_matter(tmp_path: Path, spatial_dims: int) -> None:
-    datalist = write_blob_cohort(tmp_path / "data", spatial_dims, num_classes=3, spatial_size=(16, 12))
-    run = write_trained_run(tmp_path / "run", datalist, deformation=0.02)
-    images = tmp_path / "data" / "images"
-    fixed, moving = images / "warmtest1.nii.gz", images / "coldtest0.nii.gz"
-    image = nib.load(fixed)
-    nib.save(stored_otherwise(image, transposed=False), tmp_path / "flipped.nii.gz")
-    nib.save(stored_otherwise(image, transposed=True), tmp_path / "turned.nii.gz")
-    found = []
-    for path in (fixed, tmp_path / "flipped.nii.gz", tmp_path / "turned.nii.gz"):
-        register(str(moving), str(path), str(run), str(tmp_path / path.name[:-7]), "target", "source")
-        (file,) = (tmp_path / path.name[:-7]).glob("*_transform.h5")
-        found.append(sitk.ReadTransform(str(file)))
-    reference = sitk.ReadImage(str(fixed))
-    points = np.random.default_rng(0).uniform(0.2, 0.8, (20, spatial_dims)) * (
-        np.array(reference.GetSize()) - 1
-    )
-    for point in points:
-        place = reference.TransformContinuousIndexToPhysicalPoint(point.tolist())
-        expected, *others = (np.array(transform.TransformPoint(place)) for transform in found)
-        np.testing.assert_allclose(others, [expected] * 2, atol=0.01)
-
-
-def stored_otherwise(image: nib.Nifti1Image, transposed: bool) -> nib.Nifti1Image:
-    """The same picture in space, with the first two axes of the array reversed and perhaps exchanged."""
-    array = np.asarray(image.dataobj)[::-1, ::-1]
-    back = np.diag([-1.0, -1, 1, 1])
-    back[:2, 3] = np.array(array.shape[:2]) - 1
-    affine = image.affine @ back
-    if transposed:
-        array, affine = array.swapaxes(0, 1), affine[:, [1, 0, 2, 3]]
-    return nib.Nifti1Image(array, affine)
 
 
 def turn(path: Path, spatial_dims: int) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from crosswarp.metrics.quality import judge, pair_quality
+from crosswarp.metrics.quality import image_atypicality, judge, pair_quality
+from crosswarp.metrics.typicality import appearance_features, learn_statistics, shape_features
 from crosswarp.spatial import identity_map, sample
 
 SIZES = [(24, 18), (14, 16, 12)]
@@ -34,7 +35,9 @@ def shift(size, by):
 def test_a_registration_that_fits_is_ok(size):
     fixed, by = disc(size, 0.45), 2 / (size[0] - 1)
     moving = sample(fixed, shift(size, -by))
-    quality = pair_quality(shift(size, by), shift(size, -by), moving, fixed, image_of(size, 2.0))
+    images = [image_of(size, 2.0)] * 2
+    quality = pair_quality(shift(size, by), shift(size, -by), moving, fixed, *images)
+    assert quality["extent_overlap"] == 1
     assert quality["confidence"]["fixed"] == pytest.approx(0.95, abs=1e-6)
     assert quality["overlap"] == {"1": pytest.approx(1.0)}
     assert quality["folds_percent"] == 0 and quality["jacobian"] == pytest.approx([1, 1], abs=1e-4)
@@ -47,7 +50,7 @@ def test_lengths_are_those_of_the_moving_image_in_mm():
     probabilities = disc(size, 0.5)
     # one way 0.1 of the first axis, no way back: 0.1 of 10 voxels of 3 mm in an image of 30 x 60 mm
     quality = pair_quality(
-        shift(size, 0.1), identity_map(size), probabilities, probabilities, image_of(size, 3.0)
+        shift(size, 0.1), identity_map(size), probabilities, probabilities, *[image_of(size, 3.0)] * 2
     )
     assert quality["inverse_error_mm"] == pytest.approx(3.0, abs=1e-4)
     assert quality["inverse_error_percent"] == pytest.approx(100 * 3 / (30**2 + 60**2) ** 0.5, abs=1e-3)
@@ -69,7 +72,7 @@ def test_an_image_without_the_anatomy_is_flagged(size, moving, fixed, verdict, r
     nothing = torch.cat([torch.ones_like(found[:, :1]), torch.zeros_like(found[:, :1])], dim=1)
     cases = {"disc": found, "nothing": nothing, "unsure": 0.1 + 0.8 * found - 0.005}
     phi = identity_map(size)
-    quality = pair_quality(phi, phi, cases[moving], cases[fixed], image_of(size, 1.0))
+    quality = pair_quality(phi, phi, cases[moving], cases[fixed], *[image_of(size, 1.0)] * 2)
     word, reasons = judge(quality)
     assert word == verdict and reason in reasons
 
@@ -77,6 +80,51 @@ def test_an_image_without_the_anatomy_is_flagged(size, moving, fixed, verdict, r
 def test_folds_are_flagged_and_limits_can_be_left_out():
     size = (16, 16)
     phi = identity_map(size).flip(2)  # every point folds
-    quality = pair_quality(phi, phi, disc(size, 0.5), disc(size, 0.5), image_of(size, 1.0))
+    quality = pair_quality(phi, phi, disc(size, 0.5), disc(size, 0.5), *[image_of(size, 1.0)] * 2)
     assert judge(quality)[0] == "failed" and any("folded" in reason for reason in judge(quality)[1])
     assert judge(quality, {"confidence": (0.9, 0.75)}) == ("ok", [])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_images_that_do_not_meet_in_space_are_flagged(size):
+    dims, probabilities, phi = len(size), disc(size, 0.5), identity_map(size)
+    moving, fixed = image_of(size, 1.0), image_of(size, 2.0)
+    # half as long in each axis, from the same corner: of 9 places on an axis 5 are covered
+    quality = pair_quality(phi, phi, probabilities, probabilities, moving, fixed)
+    assert quality["extent_overlap"] == pytest.approx((5 / 9) ** dims)
+    assert judge(quality) == ("ok", [])
+    fixed.affine[0, -1] = 500
+    quality = pair_quality(phi, phi, probabilities, probabilities, moving, fixed)
+    word, reasons = judge(quality)
+    assert word == "check" and reasons == ["part of the fixed image that the moving covers: 0 < 0.01"]
+
+
+def test_only_what_stays_within_the_fixed_image_tells_of_the_inverse():
+    size, probabilities = (11, 21), disc((11, 21), 0.5)
+    # twice as long, and back; beyond the grid of the fixed image the way back is not known
+    middle = identity_map(size) / 2 + 0.25
+    back = 2 * identity_map(size) - 0.5
+    quality = pair_quality(middle, back, probabilities, probabilities, *[image_of(size, 3.0)] * 2)
+    assert quality["inverse_error_mm"] < 1e-4
+
+
+def test_atypical_images_are_flagged():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(20, 1, 16, 16, generator=generator)
+    shapes = torch.cat([disc((16, 16), 0.45 + 0.005 * i) for i in range(20)])
+    statistics = {
+        "appearance": learn_statistics(appearance_features(images)),
+        "shape": learn_statistics(shape_features(shapes)),
+    }
+    usual = image_atypicality(images[:1], shapes[:1], statistics)
+    odd = image_atypicality(images[:1] ** 4, disc((16, 16), 0.2), statistics)
+    assert all(value <= 1 for value in usual.values()) and all(value > 2 for value in odd.values())
+    assert image_atypicality(images[:1], shapes[:1], None) == {"appearance": None, "shape": None}
+    phi = identity_map((16, 16))
+    quality = pair_quality(phi, phi, shapes[:1], shapes[:1], *[image_of((16, 16), 1.0)] * 2)
+    assert judge(quality | {"atypicality": {"moving": usual, "fixed": usual}}) == ("ok", [])
+    word, reasons = judge(quality | {"atypicality": {"moving": usual, "fixed": odd}})
+    assert word == "failed" and len(reasons) == 2
+    assert reasons[0].startswith(
+        "unusual appearance of the fixed image, 1 being the most unusual in training: "
+    )

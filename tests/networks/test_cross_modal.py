@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from crosswarp.networks import DisplacementUNet, MultiStepRegistration, SegmentAndRegister
-from crosswarp.spatial import identity_map
+from crosswarp.spatial import compose, identity_map, sample
 
 CLASSES, SOURCE_CHANNELS, TARGET_CHANNELS = 3, 1, 2
 
@@ -109,3 +109,61 @@ def test_faulty_input_is_named():
     ]:
         with pytest.raises(ValueError, match=rf"moving {modalities[0]}.*got shape \(1, {channels}, 8, 8\)"):
             model(2, moving=modalities[0], fixed=modalities[1])(torch.rand(1, channels, 8, 8))
+
+
+class Blob(nn.Module):
+    """A segmentation that knows its image: where it is bright is class 1."""
+
+    def forward(self, x):
+        return torch.cat([-8 * (x - 0.5), 8 * (x - 0.5), torch.full_like(x, -9.0)], dim=1)
+
+
+class Still(nn.Module):
+    """A registration that finds nothing to do."""
+
+    def forward(self, x):
+        return identity_map(x.shape[2:]).expand(len(x), -1, *[-1] * (x.ndim - 2))
+
+
+@pytest.mark.parametrize("spatial_shape", [(30, 40), (20, 16, 18)])
+@pytest.mark.parametrize("initialisation", [None, "moments", "affine"])
+def test_an_initialisation_brings_a_shifted_pair_together_and_is_part_of_both_maps(
+    spatial_shape, initialisation
+):
+    dims = len(spatial_shape)
+    place = identity_map(spatial_shape)
+    by = torch.tensor([0.25, -0.15, 0.1])[:dims].view(1, dims, *[1] * dims)
+    fixed = ((place - 0.4).norm(dim=1, keepdim=True) < 0.2).float()
+    moving = ((place - by - 0.4).norm(dim=1, keepdim=True) < 0.2).float()
+    network = SegmentAndRegister(Blob(), Blob(), Still(), 1, initialisation=initialisation)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        parts = network.split(network(torch.cat([moving, fixed], 1)))
+    near = ((place - 0.4).norm(dim=1) < 0.3)[0]
+    shift = (parts["moving_to_fixed"] - place)[0][:, near].mean(1)
+    wanted = torch.zeros(dims) if initialisation is None else by.flatten()
+    torch.testing.assert_close(shift, wanted, atol=0.5 / min(spatial_shape), rtol=0)  # half a voxel
+    overlap = (sample(moving, parts["moving_to_fixed"]) * fixed).sum() / fixed.sum()
+    # the edge of a ball of three voxels is read between voxels
+    assert overlap > 0.8 if initialisation else overlap < 0.5, overlap
+    there_and_back = compose(parts["moving_to_fixed"], parts["fixed_to_moving"])
+    # beyond the grid a displacement is that of the border, which is not quite the affine
+    within = ((parts["fixed_to_moving"] >= 0) & (parts["fixed_to_moving"] <= 1)).all(1)[0]
+    torch.testing.assert_close(there_and_back[0][:, within], place[0][:, within], atol=1e-5, rtol=0)
+    assert within.float().mean() > 0.5
+
+
+def test_extents_count_in_the_initialisation():
+    """The moving image shows twice the height around the same object: its heights halve."""
+    place = identity_map((33, 33))
+    fixed = ((place - 0.5).norm(dim=1, keepdim=True) < 0.3).float()
+    stretch = torch.tensor([1.0, 2]).view(1, 2, 1, 1)
+    moving = (((place - 0.5) * stretch).norm(dim=1, keepdim=True) < 0.3).float()
+    extents = torch.diag(torch.tensor([100.0, 200, 1]))[None], torch.diag(torch.tensor([100.0, 100, 1]))[None]
+    network = SegmentAndRegister(Blob(), Blob(), Still(), 1, initialisation="moments")
+    phi = network.split(network(torch.cat([moving, fixed], 1), *extents))["moving_to_fixed"]
+    torch.testing.assert_close(phi, (place - 0.5) / stretch + 0.5, atol=1e-4, rtol=0)
+
+
+def test_an_unknown_initialisation_is_refused():
+    with pytest.raises(ValueError, match=r"Expected an initialisation in .*'moments'.* got 'rigid'"):
+        SegmentAndRegister(Blob(), Blob(), Still(), 1, initialisation="rigid")

@@ -148,3 +148,17 @@ def test_files_of_a_bundle_are_copied_as_far_as_there_are_any(tmp_path):
 def test_digest_is_the_sha256_of_the_file(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")
     assert file_digest(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_lists_of_numbers_take_one_line(tmp_path):
+    content = {
+        "a": [1, -2.5, 3e-07],
+        "b": [[1, 2], [3, 4]],
+        "c": ["[\n1,\n2]", None],
+        "d": [],
+        "e": [True, 1],
+    }
+    write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == content
+    assert '"a": [1, -2.5, 3e-07]' in text and "\n    [1, 2]" in text

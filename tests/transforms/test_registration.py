@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from crosswarp.spatial import identity_map
-from crosswarp.transforms import PredictedLabelsd, WarpMovingd
+from crosswarp.spatial.itk_files import read_transforms, transform_points
+from crosswarp.transforms import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
 
 # spatial sizes of the network's grid, the moving and the fixed image
 GRIDS = [((8, 6), (17, 12), (24, 31)), ((6, 7, 5), (9, 12, 8), (11, 8, 13))]
@@ -96,3 +98,41 @@ def test_predicted_labels_lie_on_the_grid_of_their_own_image(grids):
         assert torch.equal(label[away].long(), expected[away])
         assert torch.equal(label.affine, item[key].affine)
         assert label.meta["filename_or_obj"] == item[key].meta["filename_or_obj"]
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+def test_extents_reach_from_the_first_to_the_last_voxel(grids):
+    item = ExtentOfd(["moving", "fixed"])(make_pair(grids, shift=0))
+    for key, size, spacing in (("moving", grids[1], 0.5), ("fixed", grids[2], 0.7)):
+        dims = len(size)
+        corner = item[f"{key}_extent"] @ torch.ones(dims + 1)
+        # LPS; the images run to the left, to the back and, in 3D, downwards
+        signs = torch.tensor([1.0, 1, -1])[:dims]
+        expected = signs * spacing * (torch.tensor(size) - 1)
+        torch.testing.assert_close(corner[:-1], expected)
+        assert item[f"{key}_extent"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+@pytest.mark.parametrize(
+    ("suffix", "field"), [(".h5", ".nii.gz"), (".tfm", ".mha"), (".h5", ".nrrd"), (".tfm", None)]
+)
+def test_transforms_are_the_same_in_every_format(tmp_path, grids, suffix, field):
+    item = make_pair(grids, shift=0.1)
+    SaveTransformsd(["moving", "fixed"], tmp_path, transform_suffix=suffix, displacement_suffix=field)(item)
+    names = {path.name.removeprefix("a.b_to_xray_") for path in tmp_path.iterdir()}
+    assert names == {f"transform{suffix}", f"inverse{suffix}", *([f"displacement{field}"] if field else [])}
+    dims = len(grids[0])
+    signs = np.array([1, 1, -1])[:dims]
+    points = signs * 0.7 * (np.array(grids[2]) - 1) * np.linspace(0.3, 0.6, 5)[:, None]
+    fractions = np.linspace(0.3, 0.6, 5)[:, None] + np.array([0.1, 0, 0])[:dims]
+    expected = signs * 0.5 * (np.array(grids[1]) - 1) * fractions
+    for name in names - {f"inverse{suffix}"}:
+        found = transform_points(read_transforms([tmp_path / f"a.b_to_xray_{name}"]), points)
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("arguments", [{"transform_suffix": ".mat"}, {"displacement_suffix": ".png"}])
+def test_unknown_formats_are_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match=r"Expected a suffix of .*got '.(mat|png)'"):
+        SaveTransformsd(["moving", "fixed"], tmp_path, **arguments)

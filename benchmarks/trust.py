@@ -1,0 +1,224 @@
+"""Verdicts on pairs as they should be and as they should not, and how exact the exported transforms are.
+
+    python benchmarks/trust.py --run runs/demo
+
+The pairs are those of the test images, the first of one modality with the first of the other, of a 2D run
+whose `inference.json` has `training_statistics`. `inverse mm` is the mean distance of where the transforms
+lead there and back, over all voxels of the fixed image; `apart px` are distances of where a pair's transform
+leads when its fixed image is stored otherwise, over points of the inner 80 %: their mean, and the largest.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fire
+import nibabel as nib
+import numpy as np
+import torch
+from common import Row, print_table, report
+from scipy.ndimage import zoom
+
+from crosswarp.metrics.quality import image_atypicality, judge, pair_quality
+from crosswarp.pipeline.bundle import INFERENCE, load_network
+from crosswarp.pipeline.config import read_config
+from crosswarp.pipeline.evaluation import data_of_run
+from crosswarp.spatial.itk_files import transform_points
+from crosswarp.spatial.physical import itk_transforms, lps_affine
+
+Array = np.ndarray[Any, Any]
+
+
+def noise(rng: np.random.Generator, size: int) -> Array:
+    """White noise."""
+    return rng.normal(size=(size, size))
+
+
+def smooth_noise(rng: np.random.Generator, size: int) -> Array:
+    """Clouds."""
+    return zoom(rng.normal(size=(8, 8)), size / 8, order=3)
+
+
+def discs(rng: np.random.Generator, size: int) -> Array:
+    """Another object: three discs that overlap, with a little noise."""
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    image = 0.1 * rng.normal(size=(size, size))
+    for value in (1, 2, 3):
+        (cx, cy), radius = rng.uniform(-0.6, 0.6, 2), rng.uniform(0.15, 0.45)
+        image += value * ((x - cx) ** 2 + (y - cy) ** 2 < radius**2)
+    return image
+
+
+def empty(rng: np.random.Generator, size: int) -> Array:
+    """No object: a faint ramp with noise."""
+    return np.linspace(0, 0.04, size)[:, None] + 0.01 * rng.normal(size=(size, size))
+
+
+STRANGERS = {
+    "white noise": noise,
+    "smooth noise": smooth_noise,
+    "another object": discs,
+    "an empty field": empty,
+}
+SPOILT: dict[str, Callable[[Array], Array]] = {
+    "on its side": lambda array: array.T,
+    "upside down": lambda array: array[:, ::-1],
+    "with inverted grey values": lambda array: array.max() - array,
+}
+
+
+class Pairs:
+    """The chain of a run, from files to quality and transforms."""
+
+    def __init__(self, run: str) -> None:
+        parser = read_config(Path(run) / INFERENCE)
+        self.preprocessing = parser.get_parsed_content("preprocessing")
+        self.statistics, self.limits = parser["training_statistics"], parser["quality_limits"]
+        self.inferer, self.network = parser.get_parsed_content("inferer"), load_network(run)
+
+    def predict(
+        self, moving: str, fixed: str, modalities: tuple[str, str]
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        item = self.preprocessing({"moving": moving, "fixed": fixed})
+        network: Any = self.network
+        network.moving, network.fixed = modalities
+        with torch.no_grad():
+            pred = self.inferer(item["image"].as_tensor()[None], network)
+        return item, network.split(pred)
+
+    def verdict(self, moving: str, fixed: str, modalities: tuple[str, str]) -> str:
+        item, parts = self.predict(moving, fixed, modalities)
+        phi, back, *labels = parts.values()
+        quality = pair_quality(phi, back, labels[0], labels[1], item["moving"], item["fixed"])
+        images = item["image"].as_tensor()[None].split([len(item["moving"]), len(item["fixed"])], dim=1)
+        quality["atypicality"] = {
+            key: image_atypicality(image, parts[f"{key}_probabilities"], self.statistics[modality])
+            for key, image, modality in zip(("moving", "fixed"), images, modalities, strict=True)
+        }
+        return judge(quality, self.limits)[0]
+
+    def transforms(self, moving: str, fixed: str, modalities: tuple[str, str]) -> tuple[Any, Any]:
+        item, parts = self.predict(moving, fixed, modalities)
+        places = [(image.affine, image.shape[1:]) for image in (item["fixed"], item["moving"])]
+        return itk_transforms(parts["moving_to_fixed"], *places[0], *places[1])
+
+
+def resaved(path: str, target: Path, change: Callable[[Array], Array]) -> str:
+    """An image with other voxels, in the same place."""
+    image = nib.Nifti1Image.from_filename(path)
+    nib.save(
+        nib.Nifti1Image(change(np.asarray(image.dataobj, np.float32)).astype(np.float32), image.affine),
+        target,
+    )
+    return str(target)
+
+
+def stored_otherwise(path: str, folder: Path) -> dict[str, str]:
+    """The same picture in space: axes reversed, also exchanged; sampled more finely and coarsely."""
+    image = nib.Nifti1Image.from_filename(path)
+    array, affine = np.asarray(image.dataobj, np.float32), image.affine
+    back = np.diag([-1.0, -1, 1, 1])
+    back[:2, 3] = np.array(array.shape[:2]) - 1
+    stored = {"flipped": (array[::-1, ::-1], affine @ back)}
+    stored["turned"] = array[::-1, ::-1].T, (affine @ back)[:, [1, 0, 2, 3]]
+    for name, factor in (("finer", 2.0), ("coarser", 0.75)):
+        shape = [round(factor * (size - 1)) + 1 for size in array.shape]
+        steps = [(size - 1) / (new - 1) for size, new in zip(array.shape, shape, strict=True)]
+        voxels = zoom(array, np.divide(shape, array.shape), order=1, grid_mode=False)
+        stored[name] = voxels, affine @ np.diag([*steps, 1, 1])
+    for name, (voxels, matrix) in stored.items():
+        nib.save(nib.Nifti1Image(voxels, matrix), folder / f"{name}.nii.gz")
+    return {name: str(folder / f"{name}.nii.gz") for name in stored}
+
+
+def grid_points(path: str, steps: int | None = None) -> tuple[Array, float]:
+    """All voxels in mm and LPS, or so many points along each axis of the inner 80 %; the spacing."""
+    image = nib.Nifti1Image.from_filename(path)
+    size = np.array(image.shape[:2])
+    axes = [np.arange(n) if steps is None else np.linspace(0.1, 0.9, steps) * (n - 1) for n in size]
+    matrix = lps_affine(image.affine[np.ix_([0, 1, 3], [0, 1, 3])], 2)
+    index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    return index @ matrix[:2, :2].T + matrix[:2, 2], float(np.linalg.norm(matrix[:2, 0]))
+
+
+def verdict_rows(pairs: Pairs, source: list[str], target: list[str], folder: Path) -> list[Row]:
+    """How many pairs of each case are ok, to check and failed."""
+    right, rng, size = (
+        ("source", "target"),
+        np.random.default_rng(7),
+        nib.Nifti1Image.from_filename(source[0]).shape[0],
+    )
+    cases = {
+        "source to target": (source, target, right),
+        "target to source": (target, source, right[::-1]),
+        "modalities exchanged": (source, target, right[::-1]),
+        "fixed image of the source modality": (source, source[1:] + source[:1], right),
+        "moving image of the target modality": (target, target[1:] + target[:1], right),
+    }
+    changes: dict[str, Callable[[Array], Array]] = {
+        name: lambda _, draw=draw: draw(rng, size)  # type: ignore[misc]
+        for name, draw in STRANGERS.items()
+    }
+    for name, change in {**changes, **SPOILT}.items():
+        stem = name.replace(" ", "_")
+        files = [
+            [resaved(path, folder / f"{stem}_{key}{i}.nii.gz", change) for i, path in enumerate(paths)]
+            for key, paths in (("a", source), ("b", target))
+        ]
+        cases[f"moving image {name}"] = files[0], target, right
+        cases[f"fixed image {name}"] = source, files[1], right
+    rows = []
+    for case, (moving, fixed, modalities) in cases.items():
+        verdicts = Counter(pairs.verdict(m, f, modalities) for m, f in zip(moving, fixed, strict=True))
+        rows.append({"case": case, **{verdict: verdicts[verdict] for verdict in ("ok", "check", "failed")}})
+    return rows
+
+
+def exactness_rows(pairs: Pairs, source: list[str], target: list[str], folder: Path) -> list[Row]:
+    """Error of the exported inverse, and what it changes to store the fixed image otherwise."""
+    rows = []
+    right = ("source", "target")
+    for modalities, moving, fixed in ((right, source, target), (right[::-1], target, source)):
+        errors: list[float] = []
+        apart: dict[str, list[Array]] = {}
+        for m, f in zip(moving, fixed, strict=True):
+            forward, inverse = pairs.transforms(m, f, modalities)
+            points, _ = grid_points(f)
+            there_and_back = transform_points(inverse, transform_points(forward, points))
+            errors.append(float(np.linalg.norm(there_and_back - points, axis=1).mean()))
+            points, spacing = grid_points(f, 20)
+            expected = transform_points(forward, points)
+            for name, path in stored_otherwise(f, folder).items():
+                found = transform_points(pairs.transforms(m, path, modalities)[0], points)
+                apart.setdefault(name, []).append(np.linalg.norm(found - expected, axis=1) / spacing)
+        row: Row = {"direction": " to ".join(modalities), "inverse mm": float(np.mean(errors))}
+        rows.append(
+            row | {f"{name}, apart px": f"{np.mean(d):.3f}, {np.max(d):.3f}" for name, d in apart.items()}
+        )
+    return rows
+
+
+def main(run: str, out: str | None = None) -> dict[str, Any]:
+    """Measure a trained 2D run on its test images.
+
+    Args:
+        run: its folder.
+        out: file for the figures as JSON.
+    """
+    arguments = locals().copy()
+    data, pairs = data_of_run(run), Pairs(run)
+    source, target = ([record["image"] for record in each.test] for each in (data.source, data.target))
+    count = min(len(source), len(target))
+    with tempfile.TemporaryDirectory() as temporary:
+        files = source[:count], target[:count], Path(temporary)
+        verdicts, exactness = verdict_rows(pairs, *files), exactness_rows(pairs, *files)
+    print_table(exactness)
+    return report("trust", arguments, verdicts, out, exactness=exactness)
+
+
+if __name__ == "__main__":
+    fire.Fire(main, serialize=lambda _: None)
