@@ -39,8 +39,13 @@ class PairwiseMethod:
 
     Both images lie in the frame of the fixed one: origin 0, axes those of the array, its spacing. The method
     therefore starts, like the networks, where the extents of the two images coincide. Where it fails, the
-    pair stays unregistered, and that is logged.
+    pair stays unregistered.
+
+    Attributes:
+        failures: how often it failed.
     """
+
+    failures = 0
 
     def unavailable(self) -> str | None:
         """Nothing is missing."""
@@ -69,6 +74,7 @@ class PairwiseMethod:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             logger.warning(f"{type(self).__name__} failed, the pair stays unregistered: {reason}")
+            self.failures += 1
             return identity_map(shape)
         extent = np.array(fixed.spacing) * np.maximum(np.array(shape) - 1, 1)
         shift = np.moveaxis(field / extent, -1, 0)

@@ -282,12 +282,19 @@ class Evaluation:
                 }
                 rows += self.segmentation(images["target"], classes, "source as is")
             rows += self.segmentation(images["target"], predicted, "target")
+            if pairs:
+                self.maps(own, prepared, pairs[:1])  # what only the first call takes is not timed
             rows += self.register("crosswarp", own, prepared, pairs)
             pictures = self.pictured_pairs(own, prepared, predicted, pairs, rows)
-        for name, method in self.baselines.items():
-            if name not in left_out:
-                rows += self.stored_rows(
-                    folder / "baselines" / f"{name}.json", fingerprints[name], name, method, images, pairs
+        remarks = [f"Baseline {name} was left out: {reason}." for name, reason in left_out.items()]
+        for name in (name for name in self.baselines if name not in left_out):
+            path = folder / "baselines" / f"{name}.json"
+            stored = self.stored_rows(path, fingerprints[name], name, images, pairs)
+            rows += stored["rows"]
+            if stored["failures"]:
+                remarks.append(
+                    f"Baseline {name} failed on {stored['failures']} of {2 * len(pairs)} maps; these count "
+                    "as unregistered."
                 )
         write_csv(rows, folder / "metrics.csv")
         summary = summarise(rows)
@@ -296,7 +303,7 @@ class Evaluation:
             comparison = compare_methods(rows)
             write_csv(comparison, folder / "comparison.csv")
             table += ["Comparison: Dice, mean over the classes", *aligned(comparison_table(comparison)), ""]
-        notes, date = self.notes(images, len(pairs), left_out), time.strftime("%Y-%m-%d %H:%M %Z")
+        notes, date = [*self.notes(images, len(pairs)), *remarks], time.strftime("%Y-%m-%d %H:%M %Z")
         self.write_report(images, predicted, rows, pictures, notes, date)
         # JSON has no NaN
         values = [{key: None if value != value else value for key, value in row.items()} for row in summary]
@@ -337,9 +344,7 @@ class Evaluation:
             notes,
         )
 
-    def notes(
-        self, images: Mapping[str, Sequence[MeasuredImage]], count: int, left_out: Mapping[str, str]
-    ) -> list[str]:
+    def notes(self, images: Mapping[str, Sequence[MeasuredImage]], count: int) -> list[str]:
         """What the numbers, with `count` registered pairs, stand on, in sentences."""
         grid = " × ".join(map(str, self.data.spatial_size))
         tested = " and ".join(f"{len(self.names[key])} {each.name}" for key, each in self.modalities.items())
@@ -360,7 +365,6 @@ class Evaluation:
                     notes.append(
                         f"Landmarks outside {image.name} were left out: {', '.join(sorted(outside))}."
                     )
-        notes += [f"Baseline {name} was left out: {reason}." for name, reason in left_out.items()]
         return notes
 
     def landmarks(self, record: Mapping[str, str]) -> dict[str, Any]:
@@ -428,8 +432,6 @@ class Evaluation:
     ) -> list[Row]:
         """Register pairs both ways, and measure."""
         rows: list[Row] = []
-        if pairs:
-            self.maps(method, prepared, pairs[:1])  # what only the first call takes is not to be timed
         for start in tqdm(range(0, len(pairs), self.batch_size), desc=f"{name}: pairs", unit="batch"):
             batch = pairs[start : start + self.batch_size]
             with measured_cost(self.device) as cost:
@@ -462,23 +464,24 @@ class Evaluation:
         path: Path,
         fingerprint: str,
         name: str,
-        method: RegistrationMethod,
         images: Mapping[str, Sequence[MeasuredImage]],
         pairs: Sequence[Pair],
-    ) -> list[Row]:
-        """The measurements of a baseline, from its file where they are there already."""
+    ) -> dict[str, Any]:
+        """The measurements of a baseline (`rows`, `failures`), from its file where they are there already."""
+        method = self.baselines[name]
         method.load()
         fingerprint = _digest([fingerprint, getattr(method, "digest", None)])
         stored = read_json(path) if path.is_file() else {}
         if stored.get("fingerprint") != fingerprint:
             with TemporaryDirectory(dir=self.run_dir, prefix=".prepared-") as scratch, torch.inference_mode():
                 prepared = self.prepare(name, method, images, Path(scratch))
-                stored = {
-                    "fingerprint": fingerprint,
-                    "rows": self.register(name, method, prepared, pairs),
-                }
+                self.maps(method, prepared, pairs[:1])  # what only the first call takes is not timed
+                before = getattr(method, "failures", 0)
+                rows = self.register(name, method, prepared, pairs)
+            failures = getattr(method, "failures", 0) - before
+            stored = {"fingerprint": fingerprint, "rows": rows, "failures": failures}
             write_json(path, stored)
-        return stored["rows"]
+        return stored
 
     def pictured_pairs(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from crosswarp.baselines.ants_syn import ANTsSyN, has_ants
 from crosswarp.baselines.elastix import Elastix
@@ -25,30 +26,23 @@ needs_elastix = pytest.mark.skipif(
     Elastix(["affine"]).unavailable() is not None, reason="itk-elastix is not installed"
 )
 QUICK = {"NumberOfResolutions": 2, "MaximumNumberOfIterations": 150}
+GRID = {**QUICK, "GridSpacingSchedule": [2, 1]}
 
 
 def known_pair(shape: Sequence[int]) -> tuple[GreyImage, GreyImage, torch.Tensor]:
-    """A blurred random image, the same moved with its contrast turned round, and the map."""
+    """A smooth random image, the same moved by an affine map with its contrast turned round, and the map."""
     dims = len(shape)
     position = identity_map(shape)
-    generator = torch.Generator().manual_seed(0)
-    moving = torch.zeros(1, 1, *shape)
-    centres = 0.25 + 0.5 * torch.rand(7, dims, generator=generator)
-    for i, centre in enumerate(centres):
-        distance = ((position - centre.view(1, dims, *[1] * dims)) ** 2).sum(1, keepdim=True)
-        moving += (0.4 + 0.1 * i) * torch.exp(-distance / (2 * 0.07**2))
+    coarse = torch.rand(1, 1, *[size // 4 for size in shape], generator=torch.Generator().manual_seed(0))
+    moving = F.interpolate(coarse, shape, mode=("bilinear", "trilinear")[dims - 2], align_corners=True)
     matrix = torch.eye(dims)
-    matrix[0, 1], matrix[1, 0], matrix[1, 1] = 0.12, -0.08, 0.92
+    matrix[0, 1], matrix[1, 0], matrix[1, 1] = 0.1, -0.06, 0.95
     shift = torch.tensor([0.04, -0.03, 0.02])[:dims]
     centred = (position - 0.5).flatten(2)
     phi = (matrix @ centred).reshape(position.shape) + 0.5 + shift.view(1, dims, *[1] * dims)
     fixed = 1 - sample(moving, phi)
-    spacing = list(SPACING[:dims])
-    return (
-        GreyImage(moving[0, 0].numpy(), spacing),
-        GreyImage(fixed[0, 0].numpy().astype(np.float32), spacing),
-        phi,
-    )
+    first, second = (GreyImage(each[0, 0].numpy(), list(SPACING[:dims])) for each in (moving, fixed))
+    return first, second, phi
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -57,25 +51,23 @@ def known_pair(shape: Sequence[int]) -> tuple[GreyImage, GreyImage, torch.Tensor
     [
         pytest.param(ITKAffine(), 0.1, id="itk_affine"),
         pytest.param(
-            Elastix(["affine", "bspline"], {"affine": QUICK, "bspline": QUICK}),
-            0.5,
+            Elastix(["affine", "bspline"], {"affine": QUICK, "bspline": GRID}),
+            0.3,
             id="elastix",
             marks=needs_elastix,
         ),
-        pytest.param(ANTsSyN(), 0.5, id="ants_syn", marks=needs_ants),
+        pytest.param(ANTsSyN(), 0.3, id="ants_syn", marks=needs_ants),
     ],
 )
 def test_finds_a_known_transform(method: PairwiseMethod, tolerance: float, shape: tuple[int, ...]) -> None:
-    """Where there is something to see, to within a part of a voxel; the tools sample at random."""
+    """Away from the border to within a part of a voxel; the tools sample at random."""
     moving, fixed, truth = known_pair(shape)
     (found,), _ = method.register([moving], [fixed])
     voxels = torch.tensor(shape).view(-1, *[1] * len(shape)) - 1
-    seen = torch.from_numpy(fixed.values) < 0.8
-    assert seen.float().mean() > 0.05
-    error = ((found - truth[0]) * voxels).norm(dim=0)[seen].mean()
-    before = ((identity_map(shape)[0] - truth[0]) * voxels).norm(dim=0)[seen].mean()
-    assert before > 1
-    assert error < tolerance
+    inner = (..., *(slice(4, -4) for _ in shape))
+    error = ((found - truth[0]) * voxels)[inner].norm(dim=0).mean()
+    before = ((identity_map(shape)[0] - truth[0]) * voxels)[inner].norm(dim=0).mean()
+    assert before > 1.2 and error < tolerance
 
 
 def test_identity_and_failure(caplog: pytest.LogCaptureFixture) -> None:
