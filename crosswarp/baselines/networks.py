@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 from monai.networks.utils import one_hot
@@ -120,19 +119,15 @@ class TargetLabels(LabelRegistration):
         self.digest = ""
 
     def unavailable(self) -> str | None:
-        """Says what to give where there are no labels."""
-        if self.labels is not None:
-            return None
-        return f"it needs labels of {self.data.target.name} images to train on: give --target_labels DATALIST"
-
-    def load(self) -> None:
-        """Train the segmentation network, or read it where it is trained.
+        """Says what to give where there are no labels.
 
         Raises:
             ValueError: where the datalist is of another modality or other classes, or trains on subjects of
                 the test.
         """
-        labelled = load_datalist(str(self.labels))
+        if self.labels is None:
+            return f"it needs labels of {self.data.target.name} images to train on: give --target_labels DATALIST"
+        labelled = load_datalist(self.labels)
         if (labelled.source.name, labelled.label_names) != (self.data.target.name, self.data.label_names):
             raise ValueError(
                 f"Expected the labelled modality {self.data.target.name} with {self.data.label_names} in "
@@ -142,7 +137,11 @@ class TargetLabels(LabelRegistration):
         trained = {record["subject"] for record in labelled.source.records("train_labelled", "val")}
         if both := sorted(tested & trained):
             raise ValueError(f"{self.labels}: trains on subjects of the test: {', '.join(both)}.")
+        return None
+
+    def load(self) -> None:
+        """Train the segmentation network, or read it where it is trained."""
         self.digest = self.training.run()
         self.network = self.read()
         device = next(self.network.parameters()).device
-        self.network.segmentation["target"] = load_network(Path(self.training.folder), device)
+        self.network.segmentation["target"] = load_network(self.training.folder, device)

@@ -187,13 +187,15 @@ class Evaluation:
         """Check the config before anything is computed.
 
         Raises:
-            SystemExit: for a misspelt parameter, pairs of images that are not there, no test images, or
-                landmark files that cannot be read.
+            SystemExit: for a misspelt parameter, pairs of images that are not there, no test images,
+                landmark files that cannot be read, or a baseline that is given the wrong data.
         """
         check_overrides(running_parser(), self.bundle_root / "configs" / "evaluate.json")
         if not any(self.names.values()):
             raise ValueError(f"Expected test records in {self.data.path}, but neither modality has any.")
         self.pairs()
+        for method in self.baselines.values():
+            method.unavailable()
         faults = []
         for record in (record for records in self.records.values() for record in records):
             try:
@@ -238,12 +240,15 @@ class Evaluation:
             file_digest(self.run_dir / WEIGHTS),
         ]
         left_out = {name: reason for name, each in self.baselines.items() if (reason := each.unavailable())}
-        content = [config, digests, __version__]
+        content: list[Any] = [config, digests, __version__]
         fingerprint = _digest([*content, baselines, left_out])
         manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
         if manifest.get("fingerprint") == fingerprint and all(file.is_file() for file in files):
             logger.info(f"Evaluated on {manifest['date']}; nothing has changed since.")
         else:
+            # ids that the configs of other baselines bring along do not count
+            own = read_config(self.bundle_root / "configs" / "evaluate.json").get()
+            content[0] = {key: value for key, value in config.items() if key in own}
             prints = {name: _digest([*content, baselines.get(name)]) for name in self.baselines}
             manifest = {"fingerprint": fingerprint} | self.evaluate(folder, left_out, prints)
             write_json(folder / "manifest.json", manifest)
