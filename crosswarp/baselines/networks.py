@@ -126,7 +126,8 @@ class TargetLabels(LabelRegistration):
                 the test.
         """
         if self.labels is None:
-            return f"it needs labels of {self.data.target.name} images to train on: give --target_labels DATALIST"
+            name = self.data.target.name
+            return f"it needs labels of {name} images to train on: give --target_labels DATALIST"
         labelled = load_datalist(self.labels)
         if (labelled.source.name, labelled.label_names) != (self.data.target.name, self.data.label_names):
             raise ValueError(

@@ -29,6 +29,7 @@ class Training:
         datalist: the data.
         like: config `train.json` of the run's stage, as run, that schedule and network are taken from.
         ids: what is taken from there.
+        renamed: ids that have another name here, ``{"@there": "@here"}``.
         overrides: ids of the config.
     """
 
@@ -40,11 +41,12 @@ class Training:
         datalist: str,
         like: str,
         ids: Sequence[str] = (),
+        renamed: Mapping[str, str] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         self.bundle, self.overlays, self.run_dir = Path(bundle), list(overlays), Path(run_dir)
         self.datalist, self.like, self.ids = datalist, Path(like), list(ids)
-        self.overrides = dict(overrides or {})
+        self.renamed, self.overrides = dict(renamed or {}), dict(overrides or {})
 
     @property
     def folder(self) -> Path:
@@ -53,13 +55,10 @@ class Training:
 
     def run(self) -> str:
         """Train; returns the digest of the weights."""
-        trained = read_json(self.like)
-        # the image of a registration network is a label map in stage 4, and here an image
-        taken = json.loads(
-            json.dumps({key: trained[key] for key in self.ids}).replace("@num_classes", "@source_channels")
-            if "registration" in self.bundle.name
-            else json.dumps({key: trained[key] for key in self.ids})
-        )
+        like = read_json(self.like)
+        text = json.dumps({key: like[key] for key in self.ids})
+        for there, here in self.renamed.items():
+            text = text.replace(there, here)
         workflow = ConfigWorkflow(
             config_file=[str(self.bundle / "configs" / "train.json"), *self.overlays],
             meta_file=str(self.bundle / "configs" / "metadata.json"),
@@ -68,7 +67,7 @@ class Training:
             bundle_root=str(self.bundle),
             run_dir=str(self.run_dir),
             datalist=str(self.datalist),
-            **{**taken, **self.overrides},
+            **{**json.loads(text), **self.overrides},
         )
         workflow.parser.parse()
         stage = workflow.parser.get_parsed_content("stage")

@@ -143,7 +143,8 @@ def comparison_table(compared: Sequence[Row]) -> list[list[str]]:
         low, high = row[f"{key}_low"], row[f"{key}_high"]
         return text if isnan(low) else f"{text} [{low:.3f}, {high:.3f}]"
 
-    table = [["direction", "method", "pairs", "Dice [95 %]", "crosswarp ahead by [95 %]", "p (Holm)"]]
+    ahead = f"{compared[0]['method']} ahead by [95 %]" if compared else ""
+    table = [["direction", "method", "pairs", "Dice [95 %]", ahead, "p (Holm)"]]
     for row in compared:
         p = "" if "p_holm" not in row else f"{row['p_holm']:.2g}"
         direction = row["direction"].replace("_to_", " to ")

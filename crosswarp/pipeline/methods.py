@@ -21,7 +21,8 @@ class RegistrationMethod(Protocol):
     """A way to register pairs of a source and a target image, to be measured.
 
     Images come on the networks' grid, the extents of a pair laid onto each other: the identity map is the
-    pair as it is, unregistered.
+    pair as it is, unregistered. A method may have ``digest``, of what it has learnt, by which stored
+    measurements are known to be of the same, and ``failures``, the number of maps that it did not find.
     """
 
     def unavailable(self) -> str | None:
