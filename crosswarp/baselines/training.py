@@ -29,7 +29,7 @@ class Training:
         datalist: the data.
         like: config `train.json` of the run's stage, as run, that schedule and network are taken from.
         ids: what is taken from there.
-        renamed: ids that have another name here, ``{"@there": "@here"}``.
+        renamed: ids that what is taken refers to, and what it is to refer to instead.
         overrides: ids of the config.
     """
 
@@ -58,7 +58,7 @@ class Training:
         like = read_json(self.like)
         text = json.dumps({key: like[key] for key in self.ids})
         for there, here in self.renamed.items():
-            text = text.replace(there, here)
+            text = text.replace(f"@{there}", f"@{here}")
         workflow = ConfigWorkflow(
             config_file=[str(self.bundle / "configs" / "train.json"), *self.overlays],
             meta_file=str(self.bundle / "configs" / "metadata.json"),
