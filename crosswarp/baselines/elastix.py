@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import itk
@@ -46,5 +47,8 @@ class Elastix(PairwiseMethod):
         _, transform = itk.elastix_registration_method(
             *images, parameter_object=settings, log_to_console=False
         )
-        field = itk.transformix_deformation_field(images[1], transform, log_to_console=False)
+        with TemporaryDirectory() as folder:  # transformix writes the field to a file, too
+            field = itk.transformix_deformation_field(
+                images[1], transform, log_to_console=False, output_directory=folder
+            )
         return array_of_field(field).astype(np.float64)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,14 @@ def test_finds_a_known_transform(method: PairwiseMethod, tolerance: float, shape
 
 
 @needs_elastix
-def test_elastix_goes_on_from_one_map_to_the_next() -> None:
+def test_elastix_goes_on_from_one_map_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     moving, fixed, truth = known_pair(SHAPES[0])
     affine = Elastix(["affine"], {"affine": QUICK}).map(moving, fixed)
     both = Elastix(["affine", "bspline"], {"affine": QUICK, "bspline": GRID}).map(moving, fixed)
     assert (both - truth).abs()[..., 4:-4, 4:-4].mean() < 0.01, "in fractions of 40 voxels"
     assert not torch.allclose(both, affine)
+    assert not list(tmp_path.iterdir()), "it leaves nothing in the current folder"
 
 
 def test_identity_and_failure(caplog: pytest.LogCaptureFixture) -> None:
