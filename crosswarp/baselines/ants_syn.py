@@ -16,10 +16,11 @@ ants, has_ants = optional_import("ants")
 
 
 class ANTsSyN(PairwiseMethod):
-    """Affine registration, then symmetric diffeomorphic normalisation, both with mutual information.
+    """Symmetric diffeomorphic normalisation with mutual information.
 
     Args:
-        type_of_transform: of ``ants.registration``.
+        type_of_transform: of ``ants.registration``: ``"SyNOnly"``, or ``"SyN"`` with an affine registration
+            before it.
         seed: of what it samples.
         arguments: more of them, see ``ants.registration``.
 
@@ -28,7 +29,7 @@ class ANTsSyN(PairwiseMethod):
         12, 2008.
     """
 
-    def __init__(self, type_of_transform: str = "SyN", seed: int = 1, **arguments: Any) -> None:
+    def __init__(self, type_of_transform: str = "SyNOnly", seed: int = 1, **arguments: Any) -> None:
         self.arguments = {"type_of_transform": type_of_transform, "random_seed": seed, **arguments}
 
     def unavailable(self) -> str | None:
@@ -36,7 +37,7 @@ class ANTsSyN(PairwiseMethod):
         return None if has_ants else "antspyx is not installed (pip install antspyx)"
 
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
-        """Those of affine transform and warp together."""
+        """Those of all transforms together."""
         images = [ants.from_numpy(values, spacing=list(spacing)) for values in (fixed, moving)]
         with TemporaryDirectory() as folder:
             found = ants.registration(*images, outprefix=f"{folder}/", **self.arguments)

@@ -20,22 +20,17 @@ class ITKAffine(PairwiseMethod):
         shrink_factors: of each level, coarse to fine.
         smoothing_sigmas: of each level, voxels.
         iterations: most of them in a level.
-        learning_rate: largest first step, voxels.
-        minimum_step: where to stop, voxels.
     """
 
     def __init__(
         self,
         bins: int = 32,
-        shrink_factors: Sequence[int] = (4, 2, 1),
-        smoothing_sigmas: Sequence[float] = (2.0, 1.0, 0.0),
+        shrink_factors: Sequence[int] = (2, 1),
+        smoothing_sigmas: Sequence[float] = (1.0, 0.0),
         iterations: int = 200,
-        learning_rate: float = 1.0,
-        minimum_step: float = 1e-3,
     ) -> None:
         self.bins, self.iterations = bins, iterations
         self.shrink_factors, self.smoothing_sigmas = list(shrink_factors), list(smoothing_sigmas)
-        self.learning_rate, self.minimum_step = learning_rate, minimum_step
 
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
         """Those of the affine transform, about the centre of the image."""
@@ -49,11 +44,10 @@ class ITKAffine(PairwiseMethod):
         optimizer = itk.RegularStepGradientDescentOptimizerv4[itk.D].New()
         optimizer.SetNumberOfIterations(self.iterations)
         optimizer.SetScalesEstimator(scales)
-        optimizer.SetLearningRate(self.learning_rate)
-        optimizer.SetMinimumStepLength(self.minimum_step)
+        optimizer.SetMinimumStepLength(1e-3)
         optimizer.SetReturnBestParametersAndValue(True)
         optimizer.SetDoEstimateLearningRateAtEachIteration(False)
-        optimizer.SetDoEstimateLearningRateOnce(True)
+        optimizer.SetDoEstimateLearningRateOnce(True)  # so that the first step is one voxel
         start = itk.AffineTransform[itk.D, dims].New()
         start.SetCenter([(size - 1) / 2 * step for size, step in zip(fixed.shape, spacing, strict=True)])
         registration = itk.ImageRegistrationMethodv4[kind, kind].New()

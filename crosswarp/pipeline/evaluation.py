@@ -270,7 +270,10 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
         images = {key: self.load(key) for key in self.modalities}
         pairs = [(images["source"][i], images["target"][j]) for i, j in self.pairs()]
-        with TemporaryDirectory(dir=folder, prefix=".prepared-") as scratch, torch.inference_mode():
+        with (
+            TemporaryDirectory(dir=folder, prefix=".prepared-", ignore_cleanup_errors=True) as scratch,
+            torch.inference_mode(),
+        ):
             network = self.network()
             own = LabelRegistration(network)
             prepared = self.prepare("crosswarp", own, images, Path(scratch))
@@ -478,7 +481,12 @@ class Evaluation:
         fingerprint = _digest([fingerprint, getattr(method, "digest", None)])
         stored = read_json(path) if path.is_file() else {}
         if stored.get("fingerprint") != fingerprint:
-            with TemporaryDirectory(dir=self.run_dir, prefix=".prepared-") as scratch, torch.inference_mode():
+            with (
+                TemporaryDirectory(
+                    dir=self.run_dir, prefix=".prepared-", ignore_cleanup_errors=True
+                ) as scratch,
+                torch.inference_mode(),
+            ):
                 prepared = self.prepare(name, method, images, Path(scratch))
                 self.maps(method, prepared, pairs[:1])  # what only the first call takes is not timed
                 before = getattr(method, "failures", 0)
