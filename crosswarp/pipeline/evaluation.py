@@ -271,7 +271,7 @@ class Evaluation:
         images = {key: self.load(key) for key in self.modalities}
         pairs = [(images["source"][i], images["target"][j]) for i, j in self.pairs()]
         with (
-            TemporaryDirectory(dir=folder, prefix=".prepared-", ignore_cleanup_errors=True) as scratch,
+            self.scratch() as scratch,
             torch.inference_mode(),
         ):
             network = self.network()
@@ -401,6 +401,10 @@ class Evaluation:
             )
         return images
 
+    def scratch(self) -> TemporaryDirectory[str]:
+        """A folder beside the run for what methods prepare; on Windows mapped files may outlive it."""
+        return TemporaryDirectory(dir=self.run_dir, prefix=".prepared-", ignore_cleanup_errors=True)
+
     def prepare(
         self,
         name: str,
@@ -482,9 +486,7 @@ class Evaluation:
         stored = read_json(path) if path.is_file() else {}
         if stored.get("fingerprint") != fingerprint:
             with (
-                TemporaryDirectory(
-                    dir=self.run_dir, prefix=".prepared-", ignore_cleanup_errors=True
-                ) as scratch,
+                self.scratch() as scratch,
                 torch.inference_mode(),
             ):
                 prepared = self.prepare(name, method, images, Path(scratch))
