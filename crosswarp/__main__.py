@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,27 @@ def train(datalist: str, run: str, preset: str | None = None, **overrides: Any) 
     run_config(files, CHECKOUT, datalist=str(datalist), run_dir=str(run), **chosen, **overrides)
 
 
-def evaluate(run: str, datalist: str | None = None, **overrides: Any) -> None:
+def evaluate(
+    run: str,
+    datalist: str | None = None,
+    baselines: str | Sequence[str] | None = None,
+    **overrides: Any,
+) -> None:
     """Evaluate a trained run on the test records, and write its report.html: configs/evaluate.json.
 
     Args:
         run: the run's folder.
         datalist: the data, where they are not where they were in training.
+        baselines: other methods to compare with on the same pairs, `all` or names of configs/baselines,
+            separated by commas.
         overrides: ids of the config.
+
+    Raises:
+        ValueError: for a baseline that there is not.
     """
     place = {} if datalist is None else {"datalist": str(datalist)}
-    run_config([checkout_config("evaluate")], CHECKOUT, run_dir=str(run), **place, **overrides)
+    files = [checkout_config("evaluate"), *baseline_configs(baselines)]
+    run_config(files, CHECKOUT, run_dir=str(run), **place, **overrides)
 
 
 def register(
@@ -93,6 +105,21 @@ def register(
         fixed_modality=fixed_modality,
         **overrides,
     )
+
+
+def baseline_configs(names: str | Sequence[str] | None) -> list[Path]:
+    """The configs of baselines, by name or `all`.
+
+    Raises:
+        ValueError: for a name that there is not.
+    """
+    known = {path.stem: path for path in sorted((CHECKOUT / "configs" / "baselines").glob("*.json"))}
+    if names == "all":
+        return list(known.values())
+    chosen = names.split(",") if isinstance(names, str) else list(names or ())
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"Expected baselines of {', '.join(known)} or all, got {', '.join(unknown)}.")
+    return [known[name] for name in chosen]
 
 
 def checkout_config(name: str) -> Path:

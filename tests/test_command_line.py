@@ -41,10 +41,13 @@ def test_evaluates_a_volume_run_from_any_folder(
 ) -> None:
     datalist = write_blob_cohort(elsewhere / "data", spatial_dims=3, num_classes=3, spatial_size=(16, 12))
     write_trained_run(elsewhere / "run", datalist, deformation=0.5)
-    command(monkeypatch, "evaluate", "--run", "run", "--max_pairs", "2")
+    command(
+        monkeypatch, "evaluate", "--run", "run", "--max_pairs", "2", "--baselines", "identity,manual_labels"
+    )
     printed = capsys.readouterr().out
     assert "grid of 16 × 12 × 12 points" in printed and "2 of their 4 pairs" in printed
-    assert "cold to warm  registered" in printed
+    assert "cold to warm  crosswarp " in printed and "cold to warm  identity " in printed
+    assert "both          manual_labels" in printed
     assert (elsewhere / "run" / "report.html").read_text(encoding="utf-8").count("<figure>") > 3
 
 

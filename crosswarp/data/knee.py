@@ -80,6 +80,7 @@ def write_knee_cohort(
     target_train: int = 70,
     target_val: int = 10,
     target_test: int = 20,
+    source: str = "dxa",
 ) -> Path:
     """Write a cohort of knees as NIfTI files and the datalist that names them.
 
@@ -96,14 +97,20 @@ def write_knee_cohort(
         target_train: target images for training, without labels.
         target_val: target images for validation, without labels.
         target_test: labelled target images for the report.
+        source: the modality with the labels, ``"dxa"`` or ``"xray"``.
 
     Returns:
         Path of ``datalist.json``.
 
     Raises:
         FileExistsError: when the folder holds another datalist.
+        ValueError: for another source.
     """
     cohort = {key: value for key, value in locals().items() if key != "folder"} | {"kind": "knee"}
+    if source not in MODALITIES:
+        raise ValueError(f"Expected source in {MODALITIES}, got {source!r}.")
+    if source == MODALITIES[0]:
+        del cohort["source"]  # cohorts of earlier versions are the same
     folder = Path(folder)
     path = folder / "datalist.json"
     if path.exists():
@@ -114,13 +121,13 @@ def write_knee_cohort(
             f"{path} holds another cohort ({found}), wanted {cohort}. Name another folder or remove this one."
         )
     counts = {  # section, number of images, labelled or not
-        "dxa": [
+        "source": [
             ("train_labelled", train_labelled, True),
             ("train_unlabelled", train_unlabelled, False),
             ("val", val, True),
             ("test", test, True),
         ],
-        "xray": [
+        "target": [
             ("train_unlabelled", target_train, False),
             ("val", target_val, False),
             ("test", target_test, True),
@@ -136,10 +143,11 @@ def write_knee_cohort(
     }
     total = sum(count for sections in counts.values() for _, count, _ in sections)
     with tqdm(total=total, desc="knee cohort", unit="image", delay=2) as progress:
-        for key, modality in zip(("source", "target"), MODALITIES, strict=True):
+        target = next(each for each in MODALITIES if each != source)
+        for key, modality in (("source", source), ("target", target)):
             content[key] = {"name": modality, "channels": 1}
             index = 0
-            for section, count, labelled in counts[modality]:
+            for section, count, labelled in counts[key]:
                 records = content[key][section] = []
                 for _ in range(count):
                     index += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,23 +40,23 @@ class ZipBatches:
     Args:
         source: batches of the source modality.
         target: batches of the target modality; as many.
+        names: what stands before the keys instead, such as ``["moving", "fixed"]`` to register them.
     """
 
-    def __init__(self, source: Any, target: Any) -> None:
+    def __init__(self, source: Any, target: Any, names: Sequence[str] = ("source", "target")) -> None:
         if len(source) != len(target):
             raise ValueError(
                 f"Expected as many source as target batches, got {len(source)} and {len(target)}."
             )
-        self.source, self.target = source, target
+        self.source, self.target, self.names = source, target, names
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for source, target in zip(self.source, self.target, strict=True):
-            yield {f"source_{k}": v for k, v in source.items()} | {
-                f"target_{k}": v for k, v in target.items()
-            }
+            batches = zip(self.names, (source, target), strict=True)
+            yield {f"{name}_{key}": value for name, batch in batches for key, value in batch.items()}
 
 
 class ImagePool(nn.Module):

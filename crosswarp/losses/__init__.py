@@ -6,6 +6,15 @@ from .adversarial import PatchAdversarialLoss
 from .agreement import SoftAgreementLoss
 from .gradicon import GradICONLoss
 from .lncc import LNCCLoss
+from .mind import MINDSSCLoss, mind_ssc
 from .registration import RegistrationLoss
 
-__all__ = ["GradICONLoss", "LNCCLoss", "PatchAdversarialLoss", "RegistrationLoss", "SoftAgreementLoss"]
+__all__ = [
+    "GradICONLoss",
+    "LNCCLoss",
+    "MINDSSCLoss",
+    "PatchAdversarialLoss",
+    "RegistrationLoss",
+    "SoftAgreementLoss",
+    "mind_ssc",
+]

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from .landmarks import target_registration_error
 from .overlap import dice_per_class, warp_labels
-from .rows import Row, registration_rows, representative_images, representative_pairs, segmentation_rows
-from .summary import format_table, summarise, summary_tables
+from .rows import (
+    MeasuredImage,
+    Row,
+    registration_rows,
+    representative_images,
+    representative_pairs,
+    segmentation_rows,
+)
+from .statistics import bootstrap_interval, compare_methods, comparison_table
+from .summary import aligned, format_table, summarise, summary_tables
+from .surface import surface_distances
 from .validation import FoldPercent, RegistrationDice
 
 __all__ = [
     "FoldPercent",
+    "MeasuredImage",
     "RegistrationDice",
     "Row",
+    "aligned",
+    "bootstrap_interval",
+    "compare_methods",
+    "comparison_table",
     "dice_per_class",
     "format_table",
     "registration_rows",
@@ -19,5 +34,7 @@ __all__ = [
     "segmentation_rows",
     "summarise",
     "summary_tables",
+    "surface_distances",
+    "target_registration_error",
     "warp_labels",
 ]

@@ -2,112 +2,186 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import isnan
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from ..spatial import compose, fold_fraction, to_voxel_displacement
+from ..spatial import compose, displacement, fold_fraction, identity_map, jacobian_determinant
+from .landmarks import target_registration_error
 from .overlap import dice_per_class, warp_labels
+from .surface import surface_distances
 
 Row = dict[str, Any]
+Array = NDArray[np.float64]
+
+
+@dataclass
+class MeasuredImage:
+    """An image on the networks' grid with what it is measured by.
+
+    Attributes:
+        name: the image as its datalist names it.
+        subject: whose image it is.
+        modality: name of its modality.
+        image: ``[C, *spatial]``.
+        extent: ``[D + 1, D + 1]``, fractions of the image to mm in LPS, as of
+            :func:`crosswarp.spatial.physical.fractions_affine`.
+        label: the manual label ``[1, *spatial]``, class of every point; None where there is none.
+        landmarks: name -> point ``[D]``, mm in LPS.
+    """
+
+    name: str
+    subject: str
+    modality: str
+    image: torch.Tensor
+    extent: Array
+    label: torch.Tensor | None = None
+    landmarks: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def spacing(self) -> list[float]:
+        """Distance of neighbouring points of the grid along each axis, mm."""
+        steps = [max(size - 1, 1) for size in self.image.shape[1:]]
+        return (np.linalg.norm(self.extent[:-1, :-1], axis=0) / steps).tolist()
 
 
 def registration_rows(
-    moving_label: torch.Tensor,
-    fixed_label: torch.Tensor,
+    moving: MeasuredImage,
+    fixed: MeasuredImage,
     moving_to_fixed: torch.Tensor,
     fixed_to_moving: torch.Tensor,
-    moving_id: str,
-    fixed_id: str,
-    direction: str,
     label_names: Sequence[str],
+    method: str = "crosswarp",
+    seconds: float = nan,
+    memory_mib: float = nan,
 ) -> list[Row]:
     """Measure one registered pair.
 
     Args:
-        moving_label: ``[1, 1, *spatial]``, class of every point.
-        fixed_label: ``[1, 1, *spatial]``, class of every point.
+        moving: the image that is warped.
+        fixed: the image that it is warped to.
         moving_to_fixed: ``[1, D, *spatial]``, normalised map.
         fixed_to_moving: ``[1, D, *spatial]``, the map of the other direction.
-        moving_id: name of the moving image.
-        fixed_id: name of the fixed image.
-        direction: moving and fixed modality, as ``"dxa_to_xray"``.
         label_names: name of every class, background first.
+        method: what registered them.
+        seconds: what it took.
+        memory_mib: what it took at most.
 
     Returns:
-        A row for each class but the background, with ``dice`` of the warped moving and the fixed label,
-        ``unregistered_dice``, ``folds_percent`` (points of ``moving_to_fixed`` with a Jacobian determinant
-        at or below 0) and ``inverse_error_voxels`` (mean distance of ``moving_to_fixed ∘ fixed_to_moving``
-        to the identity). The last two belong to the pair and are the same in all its rows.
+        A row for each class but the background, with ``dice``, ``hd95_mm`` and ``assd_mm`` of the warped
+        moving and the fixed label (:func:`~.overlap.dice_per_class`, :func:`~.surface.surface_distances`) and
+        ``unregistered_dice``, all NaN unless both images have a label. What follows belongs to the pair and
+        is the same in all its rows: ``tre_mm`` and ``unregistered_tre_mm``
+        (:func:`~.landmarks.target_registration_error`, NaN without landmarks); ``folds_percent``, points of
+        ``moving_to_fixed`` with a Jacobian determinant at or below 0; ``sd_log_jacobian``, standard deviation
+        of the determinant's natural logarithm over all other points; ``inverse_error_mm``, mean distance of
+        ``moving_to_fixed ∘ fixed_to_moving`` to the identity, in the moving image.
 
     Raises:
         ValueError: where more than one pair is given, or shapes do not fit.
     """
-    if moving_label.shape[0] != 1:
-        raise ValueError(
-            f"Expected one pair, got a batch of {moving_label.shape[0]}: measure them one by one."
-        )
-    num_classes = len(label_names)
-    warped = warp_labels(moving_label, moving_to_fixed, num_classes)
-    dice = dice_per_class(warped, fixed_label, num_classes)[0].tolist()
-    unregistered = dice_per_class(moving_label, fixed_label, num_classes)[0].tolist()
-    round_trip = to_voxel_displacement(compose(moving_to_fixed, fixed_to_moving))
+    if len(moving_to_fixed) != 1:
+        raise ValueError(f"Expected one pair, got {len(moving_to_fixed)} maps: measure them one by one.")
+    identity = identity_map(moving_to_fixed.shape[2:], moving_to_fixed.device)
+    errors = [
+        target_registration_error(moving.landmarks, fixed.landmarks, phi, moving.extent, fixed.extent)
+        for phi in (moving_to_fixed, identity)
+    ]
+    determinant = jacobian_determinant(moving_to_fixed)
+    logs = determinant[determinant > 0].log()
+    round_trip = displacement(compose(moving_to_fixed, fixed_to_moving))
+    to_mm = torch.from_numpy(moving.extent[:-1, :-1]).float().to(round_trip.device)
     pair = {
+        "tre_mm": errors[0],
+        "unregistered_tre_mm": errors[1],
         "folds_percent": 100 * fold_fraction(moving_to_fixed).item(),
-        "inverse_error_voxels": round_trip.norm(dim=1).mean().item(),
+        "sd_log_jacobian": logs.std(correction=0).item() if len(logs) else nan,
+        "inverse_error_mm": torch.einsum("ij,bj...->bi...", to_mm, round_trip).norm(dim=1).mean().item(),
+        "seconds": seconds,
+        "memory_mib": memory_mib,
     }
-    names = {"kind": "registration", "direction": direction, "moving": moving_id, "fixed": fixed_id}
+    names = {
+        "kind": "registration",
+        "method": method,
+        "direction": f"{moving.modality}_to_{fixed.modality}",
+        "moving": moving.name,
+        "fixed": fixed.name,
+        "moving_subject": moving.subject,
+        "fixed_subject": fixed.subject,
+    }
+    num_classes = len(label_names)
+    overlap = [[nan] * (num_classes - 1)] * 4
+    if moving.label is not None and fixed.label is not None:
+        device = moving_to_fixed.device
+        before, reference = moving.label[None].to(device), fixed.label[None].to(device)
+        warped = warp_labels(before, moving_to_fixed, num_classes)
+        overlap = [
+            dice_per_class(warped, reference, num_classes)[0].tolist(),
+            dice_per_class(before, reference, num_classes)[0].tolist(),
+            *surface_distances(warped, reference, num_classes, fixed.spacing),
+        ]
+    keys = ("class", "dice", "unregistered_dice", "hd95_mm", "assd_mm")
     return [
-        {**names, "class": name, "dice": after, "unregistered_dice": before, **pair}
-        for name, after, before in zip(label_names[1:], dice, unregistered, strict=True)
+        names | dict(zip(keys, values, strict=True)) | pair
+        for values in zip(label_names[1:], *overlap, strict=True)
     ]
 
 
 def segmentation_rows(
-    predicted: torch.Tensor,
-    reference: torch.Tensor,
-    image_id: str,
-    modality: str,
-    network: str,
-    label_names: Sequence[str],
+    predicted: torch.Tensor, image: MeasuredImage, network: str, label_names: Sequence[str]
 ) -> list[Row]:
     """Measure the segmentation of one image.
 
     Args:
-        predicted: ``[1, 1, *spatial]``, class of every point.
-        reference: ``[1, 1, *spatial]``, class of every point.
-        image_id: name of the image.
-        modality: its modality.
+        predicted: ``[1, *spatial]``, class of every point.
+        image: the image; it has a label.
         network: ``"source"``, ``"target"``, or ``"source as is"``: the source network on target images.
         label_names: name of every class, background first.
 
     Returns:
-        A row for each class but the background.
+        A row for each class but the background, with ``dice``, ``hd95_mm`` and ``assd_mm``.
 
     Raises:
-        ValueError: where more than one image is given, or shapes do not fit.
+        ValueError: where the image has no label, or shapes do not fit.
     """
-    if predicted.shape[0] != 1:
-        raise ValueError(f"Expected one image, got a batch of {predicted.shape[0]}: measure them one by one.")
-    dice = dice_per_class(predicted, reference, len(label_names))[0].tolist()
-    names = {"kind": "segmentation", "modality": modality, "network": network, "image": image_id}
-    return [{**names, "class": name, "dice": d} for name, d in zip(label_names[1:], dice, strict=True)]
+    if image.label is None:
+        raise ValueError(f"Expected a label of {image.name} to measure by, but it has none.")
+    reference = image.label[None].to(predicted.device)
+    measured = (
+        dice_per_class(predicted[None], reference, len(label_names))[0].tolist(),
+        *surface_distances(predicted[None], reference, len(label_names), image.spacing),
+    )
+    names = {
+        "kind": "segmentation",
+        "modality": image.modality,
+        "network": network,
+        "image": image.name,
+        "subject": image.subject,
+    }
+    keys = ("class", "dice", "hd95_mm", "assd_mm")
+    return [
+        names | dict(zip(keys, values, strict=True))
+        for values in zip(label_names[1:], *measured, strict=True)
+    ]
 
 
 def representative_pairs(rows: Iterable[Row]) -> list[Row]:
     """Choose the pairs to look at: worst, median and best by the Dice averaged over classes.
 
     Args:
-        rows: measurements; those of segmentations are passed over.
+        rows: measurements; those of segmentations and of other methods are passed over.
 
     Returns:
         Up to three rows ``{"rank", "direction", "moving", "fixed", "dice"}``, the worst first; fewer where
         there are fewer pairs.
     """
-    registered = (row for row in rows if row["kind"] == "registration")
+    registered = (row for row in rows if row["kind"] == "registration" and row["method"] == "crosswarp")
     return _representative(registered, "direction", "moving", "fixed")
 
 
@@ -122,7 +196,7 @@ def representative_images(rows: Iterable[Row]) -> list[Row]:
     """
     modalities: dict[str, list[Row]] = {}
     for row in rows:
-        if row["kind"] == "segmentation" and row["network"] != "source as is":
+        if row["kind"] == "segmentation" and row["network"] in ("source", "target"):
             modalities.setdefault(row["modality"], []).append(row)
     return [each for rows in modalities.values() for each in _representative(rows, "modality", "image")]
 

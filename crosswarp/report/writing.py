@@ -70,6 +70,7 @@ def write_report(
     summary = summarise(rows)
     tables = summary_tables(summary)
     classes = dict.fromkeys(row["class"] for row in rows)
+    own = [row for row in rows if row.get("method", "crosswarp") == "crosswarp"]
     html = environment.from_string(template).render(
         title=title,
         date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
@@ -77,7 +78,11 @@ def write_report(
         notes=notes,
         headlines=_headlines(summary),
         tables=tables,
-        charts={kind: _embed(dice_figure(rows, kind.lower()), "svg") for kind in tables},
+        charts={
+            kind: _embed(dice_figure(own, kind.lower()), "svg")
+            for kind in ("Segmentation", "Registration")
+            if kind in tables
+        },
         baselines=BASELINES,
         colours={name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)},
         segmentations=[(each["title"], _embed(segmentation_figure(each), "png")) for each in segmentations],
@@ -98,6 +103,8 @@ def _headlines(summary: Sequence[Row]) -> list[tuple[str, str, str]]:
         if isnan(row["dice_mean"]):
             continue
         if row["kind"] == "registration":
+            if row["method"] != "crosswarp":
+                continue
             name = row["direction"].replace("_to_", " to ")
             beside = (
                 f"unregistered {row['unregistered_dice_mean']:.3f}, folds {row['folds_percent_mean']:.3f} %"

@@ -88,6 +88,21 @@ def test_writing_again_changes_nothing_and_another_cohort_is_refused(tmp_path):
     assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file != path)
 
 
+def test_the_modality_with_labels_can_be_the_other(tmp_path):
+    usual = load_datalist(write_knee_cohort(tmp_path / "usual", size=32, **FEW))
+    turned = load_datalist(
+        write_knee_cohort(tmp_path / "turned", size=32, source="xray", **FEW | {"train_unlabelled": 0})
+    )
+    check_datalist(turned)
+    assert (turned.source.name, turned.target.name) == ("xray", "dxa")
+    images = [record["image"] for record in turned.source.train_labelled]
+    assert len(images) == 2 and all("label" in record for record in turned.source.train_labelled)
+    for image, same in zip(images, usual.target.train_unlabelled, strict=True):
+        np.testing.assert_array_equal(nib.load(image).get_fdata(), nib.load(same["image"]).get_fdata())
+    with pytest.raises(ValueError, match="Expected source in"):
+        write_knee_cohort(tmp_path / "neither", source="ct")
+
+
 def test_unknown_modality():
     with pytest.raises(ValueError, match="dxa"):
         draw_knee("ct", 1, 32)

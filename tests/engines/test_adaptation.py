@@ -256,6 +256,8 @@ def test_batches_of_both_modalities_come_side_by_side():
         {"source_image": 1, "source_label": 2, "target_image": 5},
         {"source_image": 3, "source_label": 4, "target_image": 6},
     ]
+    named = ZipBatches(source[:1], [{"image": 5}], ["moving", "fixed"])
+    assert list(named) == [{"moving_image": 1, "moving_label": 2, "fixed_image": 5}]
     with pytest.raises(ValueError, match="as many source as target batches, got 2 and 1"):
         ZipBatches(source, [{"image": 5}])
 

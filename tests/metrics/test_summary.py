@@ -8,15 +8,16 @@ from crosswarp.metrics import format_table, summarise, summary_tables
 
 
 def segmented(network: str, image: str, *dice: float) -> list[dict]:
-    names = {"kind": "segmentation", "modality": "xray", "network": network, "image": image}
+    names = {"kind": "segmentation", "modality": "xray", "network": network, "image": image, "subject": image}
     return [{**names, "class": name, "dice": d} for name, d in zip(("femur", "tibia"), dice, strict=True)]
 
 
 def registered(
     moving: str, before: tuple[float, float], after: tuple[float, float], folds: float
 ) -> list[dict]:
-    names = {"kind": "registration", "direction": "dxa_to_xray", "moving": moving, "fixed": "f"}
-    quality = {"folds_percent": folds, "inverse_error_voxels": 2 * folds}
+    names = {"kind": "registration", "method": "crosswarp", "direction": "dxa_to_xray", "moving": moving}
+    names |= {"fixed": "f", "moving_subject": moving, "fixed_subject": "f"}
+    quality = {"folds_percent": folds, "inverse_error_mm": 2 * folds, "hd95_mm": 10 * folds}
     return [
         {**names, "class": name, "dice": a, "unregistered_dice": b, **quality}
         for name, b, a in zip(("femur", "tibia"), before, after, strict=True)
@@ -34,6 +35,9 @@ def test_means_and_spread_worked_out_by_hand() -> None:
         "n": 2,
         "dice_mean": pytest.approx(0.7),
         "dice_sd": pytest.approx(0.1 * sqrt(2)),
+        # of two subjects, a draw holds one twice in half of the cases
+        "dice_low": pytest.approx(0.6),
+        "dice_high": pytest.approx(0.8),
     }
     assert (tibia["dice_mean"], tibia["dice_sd"]) == pytest.approx((0.4, 0.2 * sqrt(2)))
     # images average to 0.7 and 0.4: the spread is over images, not over the four values
@@ -68,8 +72,8 @@ def test_groups_are_kept_apart() -> None:
     assert registration["dice_mean"] == pytest.approx(0.8)
     assert registration["unregistered_dice_mean"] == pytest.approx(0.4)
     assert registration["folds_percent_mean"] == pytest.approx(0.3)
-    assert registration["inverse_error_voxels_mean"] == pytest.approx(0.6)
-    assert registration["inverse_error_voxels_sd"] == pytest.approx(0.4 * sqrt(2))
+    assert registration["inverse_error_mm_mean"] == pytest.approx(0.6)
+    assert registration["inverse_error_mm_sd"] == pytest.approx(0.4 * sqrt(2))
 
 
 def test_table_as_printed() -> None:
@@ -79,16 +83,28 @@ def test_table_as_printed() -> None:
         *segmented("target", "2", 0.25, 0.5),
         *registered("m1", (0.25, 0.5), (0.75, 1.0), 0.5),
     ]
-    assert format_table(summarise(rows)) == (
+    for row in registered("m1", (0.25, 0.5), (0.5, 0.5), 0.25):
+        rows.append(row | {"method": "syn"})
+    printed = format_table(summarise(rows))
+    assert printed == (
         "Segmentation: Dice, mean ± standard deviation\n"
-        "modality  network       images  femur          tibia          mean\n"
-        "xray      source as is  1       0.250          -              0.250\n"
-        "xray      target        2       0.500 ± 0.354  0.500 ± 0.000  0.500 ± 0.177\n"
+        "modality  network       images  femur          tibia          mean           95 %            "
+        "HD95 (mm)  ASSD (mm)\n"
+        "xray      source as is  1       0.250          -              0.250          -               "
+        "-          -\n"
+        "xray      target        2       0.500 ± 0.354  0.500 ± 0.000  0.500 ± 0.177  0.375 to 0.625  "
+        "-          -\n"
         "\n"
         "Registration: Dice, mean ± standard deviation\n"
-        "direction                  pairs  femur  tibia  mean   folds %  inverse error (voxels)\n"
+        "direction    method        pairs  femur  tibia  mean   95 %  HD95 (mm)  ASSD (mm)\n"
         "dxa to xray  unregistered  1      0.250  0.500  0.375\n"
-        "dxa to xray  registered    1      0.750  1.000  0.875  0.500    1.000\n"
+        "dxa to xray  crosswarp     1      0.750  1.000  0.875  -     5.0        -\n"
+        "dxa to xray  syn           1      0.500  0.500  0.500  -     2.5        -\n"
+        "\n"
+        "Deformation: mean ± standard deviation\n"
+        "direction    method     TRE (mm)  folds %  SD log Jacobian  inverse error (mm)  seconds  MiB\n"
+        "dxa to xray  crosswarp  -         0.500    -                1.000               -        -\n"
+        "dxa to xray  syn        -         0.250    -                0.500               -        -\n"
     )
 
 

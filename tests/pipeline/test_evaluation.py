@@ -49,8 +49,10 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_measurements_of_an_identity_registration(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = evaluate(run)
     assert set(rows[0]) == {
-        *("kind", "modality", "network", "image", "class", "dice"),
-        *("direction", "moving", "fixed", "unregistered_dice", "folds_percent", "inverse_error_voxels"),
+        *("kind", "modality", "network", "image", "subject", "class", "dice", "hd95_mm", "assd_mm"),
+        *("method", "direction", "moving", "fixed", "moving_subject", "fixed_subject", "unregistered_dice"),
+        *("tre_mm", "unregistered_tre_mm", "folds_percent", "sd_log_jacobian", "inverse_error_mm"),
+        *("seconds", "memory_mib"),
     }
     images = {key: [f"images/{key}test{i}.nii.gz" for i in range(2)] for key in ("warm", "cold")}
     classes = ["blob 1", "blob 2", "blob 3"]
@@ -69,11 +71,17 @@ def test_measurements_of_an_identity_registration(run: Path, capsys: pytest.Capt
     assert len(rows) == len(segmented) + len(pairs) == 18 + 24
     assert all(row["dice"] == row["unregistered_dice"] for row in pairs)
     assert all(float(row["folds_percent"]) == 0 for row in pairs)
-    assert all(float(row["inverse_error_voxels"]) == pytest.approx(0, abs=1e-4) for row in pairs)
+    assert all(float(row["inverse_error_mm"]) == pytest.approx(0, abs=1e-4) for row in pairs)
+    assert all(row["moving"] == f"images/{row['moving_subject']}.nii.gz" for row in pairs)
+    assert all(0 < float(row["seconds"]) < 10 for row in pairs)
 
     printed = capsys.readouterr().out
     assert "networks' grid of 24 × 20 points, on 2 warm and 2 cold test images; 4 of their 4 pairs" in printed
-    assert "cold to warm  unregistered" in printed and "source as is" in printed
+    assert (
+        "cold to warm  unregistered" in printed
+        and "warm to cold  crosswarp " in printed
+        and "source as is" in printed
+    )
     report = (run / "report.html").read_text(encoding="utf-8")
     assert "blobs: warm and cold" in report and "Measured on the networks&#39; grid of 24 × 20" in report
     assert all(f"{i}. {name.replace('_', ' ')}" in report for i, name in enumerate(STAGES, 1))

@@ -50,9 +50,11 @@ def measurements() -> list[dict[str, Any]]:
     for image, dice in (("1", 0.5), ("2", 1.0)):
         for network, factor in (("source as is", 0.5), ("target", 1.0)):
             names = {"kind": "segmentation", "modality": "xray", "network": network, "image": image}
+            names["subject"] = image
             rows += [{**names, "class": name, "dice": factor * dice} for name in ("femur", "tibia & <co>")]
-    names = {"kind": "registration", "direction": "dxa_to_xray", "moving": "m", "fixed": "f"}
-    quality = {"unregistered_dice": 0.321, "folds_percent": 0.0421, "inverse_error_voxels": 0.654}
+    names = {"kind": "registration", "method": "crosswarp", "direction": "dxa_to_xray", "moving": "m"}
+    names |= {"fixed": "f", "moving_subject": "m", "fixed_subject": "f"}
+    quality = {"unregistered_dice": 0.321, "folds_percent": 0.0421, "inverse_error_mm": 0.654}
     return rows + [{**names, "class": name, "dice": 0.876, **quality} for name in ("femur", "tibia & <co>")]
 
 
@@ -138,7 +140,8 @@ def test_what_was_not_measured_is_a_dash_and_no_headline(tmp_path: Path) -> None
     assert "ul" not in [tag for tag, _ in page.elements]
     lines = page.text.splitlines()
     assert "On a grid of 9 < 10 points." in lines and "nan" not in page.text
-    assert lines.count("-") == 6, "two classes and their mean, unregistered and registered"
+    # two classes and their mean, unregistered and registered; seven other columns
+    assert lines.count("-") == 6 + 7
     assert "0.042" in lines, "folds need no label"
 
 

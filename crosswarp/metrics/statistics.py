@@ -1,0 +1,153 @@
+"""How far a mean can be trusted where images share subjects, and tests between methods on the same pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import isnan, nan
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import wilcoxon
+
+from .rows import Row
+
+BOTH = "both"
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    *subjects: Sequence[str],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return a percentile bootstrap interval of a mean, resampling subjects.
+
+    Values of one subject are not independent, and pairs share the subjects of both sides. Subjects are
+    therefore drawn, not values: those of each side by themselves, and a pair counts as often as its moving
+    times its fixed subject was drawn (the pigeonhole bootstrap). With few subjects, below about ten, such
+    intervals are too narrow.
+
+    Args:
+        values: ``[N]``; NaN are left out.
+        subjects: for each side, of segmentations one and of pairs two, the subject of each value, ``[N]``.
+        level: of confidence.
+        resamples: how often to draw.
+        seed: of the draws; the same for methods that are compared.
+
+    Returns:
+        lower and upper end; NaN unless one of the sides has two subjects.
+
+    References:
+        Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007.
+    """
+    measured = np.asarray(values, float)
+    kept = ~np.isnan(measured)
+    measured = measured[kept]
+    generator = np.random.default_rng(seed)
+    weights = np.ones((resamples, len(measured)))
+    most = 0
+    for side in subjects:
+        names, index = np.unique(np.asarray(side)[kept], return_inverse=True)
+        most = max(most, len(names))
+        if len(names):
+            share = np.full(len(names), 1 / len(names))
+            weights *= generator.multinomial(len(names), share, size=resamples)[:, index]
+    total = weights.sum(1)
+    drawn = total > 0  # where few of all pairs were measured, a draw may hold none of them
+    if most < 2 or not drawn.any():
+        return nan, nan
+    means = (weights[drawn] @ measured) / total[drawn]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    corrected, highest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        corrected[i] = highest
+    return corrected
+
+
+def compare_methods(rows: Iterable[Row], reference: str = "crosswarp") -> list[Row]:
+    """Compare methods with one of them on the same pairs, by Dice averaged over the classes of each pair.
+
+    Args:
+        rows: what :func:`~.rows.registration_rows` returns, of several methods; others are passed over.
+        reference: the method that the others are compared with.
+
+    Returns:
+        For each direction, then for both together (``"both"``), a row for each method, the reference first:
+        ``pairs``, ``dice_mean`` with its 95 % interval ``dice_low`` and ``dice_high``
+        (:func:`bootstrap_interval`), and, but for the reference, ``difference_mean``, ``difference_low`` and
+        ``difference_high`` (reference minus method, above 0 where the reference is ahead), ``subjects``
+        (fixed ones), and ``p``, of Wilcoxon's signed-rank test on the means of each fixed subject, two-sided,
+        and ``p_holm``, corrected for the number of methods in the direction.
+    """
+    classes: dict[str, dict[tuple[str, ...], list[float]]] = {}
+    for row in rows:
+        if row["kind"] == "registration" and not isnan(row["dice"]):
+            key = (row["direction"], row["moving_subject"], row["fixed_subject"], row["moving"], row["fixed"])
+            classes.setdefault(row["method"], {}).setdefault(key, []).append(row["dice"])
+    if reference not in classes:
+        return []
+    dice = {name: {key: fmean(values) for key, values in pairs.items()} for name, pairs in classes.items()}
+    dice = {reference: dice[reference]} | dice
+    directions = list(dict.fromkeys(key[0] for key in dice[reference]))
+    compared = []
+    for direction in [*directions, *([BOTH] if len(directions) > 1 else [])]:
+        entries: list[Row] = []
+        for name, pairs in dice.items():
+            keys = [key for key in dice[reference] if key in pairs and direction in (key[0], BOTH)]
+            # of both directions, the sides are the two modalities, whichever moves
+            turned = [key[0] != directions[0] for key in keys]
+            sides = [
+                [key[2 - i if turn else 1 + i] for key, turn in zip(keys, turned, strict=True)]
+                for i in range(2)
+            ]
+            values = np.array([pairs[key] for key in keys])
+            low, high = bootstrap_interval(values, *sides)
+            entry: Row = {"method": name, "direction": direction, "pairs": len(keys)}
+            entry |= {"dice_mean": float(values.mean()) if keys else nan, "dice_low": low, "dice_high": high}
+            if name != reference and keys:
+                difference = np.array([dice[reference][key] for key in keys]) - values
+                low, high = bootstrap_interval(difference, *sides)
+                entry |= {"difference_mean": float(difference.mean())}
+                entry |= {"difference_low": low, "difference_high": high}
+                fixed = np.array([key[2] for key in keys])
+                means = [difference[fixed == subject].mean() for subject in np.unique(fixed)]
+                entry["subjects"] = len(means)
+                entry["p"] = float(wilcoxon(means).pvalue) if np.any(means) else 1.0
+            entries.append(entry)
+        tested: list[Row] = [entry for entry in entries if "p" in entry]
+        for entry, p in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
+            entry["p_holm"] = p
+        compared += entries
+    return compared
+
+
+def comparison_table(compared: Sequence[Row]) -> list[list[str]]:
+    """Lay a comparison out as a table of text, a header and the rows.
+
+    Args:
+        compared: what :func:`compare_methods` returns.
+    """
+
+    def interval(row: Row, key: str) -> str:
+        if f"{key}_mean" not in row or isnan(row[f"{key}_mean"]):
+            return ""
+        text = f"{row[f'{key}_mean']:{'+' * (key == 'difference')}.3f}"
+        low, high = row[f"{key}_low"], row[f"{key}_high"]
+        return text if isnan(low) else f"{text} [{low:.3f}, {high:.3f}]"
+
+    ahead = f"{compared[0]['method']} ahead by [95 %]" if compared else ""
+    table = [["direction", "method", "pairs", "Dice [95 %]", ahead, "p (Holm)"]]
+    for row in compared:
+        p = "" if "p_holm" not in row else f"{row['p_holm']:.2g}"
+        direction = row["direction"].replace("_to_", " to ")
+        cells = [interval(row, "dice"), interval(row, "difference"), p]
+        table.append([direction, row["method"], str(row["pairs"]), *cells])
+    return table

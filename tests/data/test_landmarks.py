@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosswarp.data.landmarks import read_landmarks
+
+
+def test_names_or_rows(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text("label,X, y,z,t\ntip,1.5, -2,3,0\n,4,5,6,0\n")
+    points = read_landmarks(path, 3)
+    assert list(points) == ["tip", "2"]
+    np.testing.assert_array_equal(points["tip"], [1.5, -2, 3])
+    assert list(read_landmarks(path, 2)["2"]) == [4, 5]
+    path.write_text("x,y\n1,2\n3,4\n")
+    assert list(read_landmarks(path, 2)) == ["1", "2"]
+
+
+def test_every_fault_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    path.write_text("name,x,y\na,1,2\nb,one,2\na,1,2\nc,nan,1\nd,1\n")
+    with pytest.raises(ValueError, match="points.csv") as caught:
+        read_landmarks(path, 2)
+    assert [line[:8] for line in str(caught.value).splitlines()[1:]] == [f"- row {i}:" for i in (2, 3, 4, 5)]
+    with pytest.raises(ValueError, match="expected the columns x, y, z .mm, LPS"):
+        read_landmarks(path, 3)
