@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from .rows import Row
 
-_GROUP = ("kind", "direction", "modality", "network")
+_GROUP = ("kind", "direction", "method", "modality", "network")
 _SAMPLE = ("image", "moving", "fixed")
 _VALUES = ("dice", "unregistered_dice", "folds_percent", "inverse_error_voxels")
 
