@@ -252,16 +252,6 @@ class Evaluation:
             torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
         )
         provenance = read_json(self.run_dir / "provenance.json")
-        # of each stage what chose its weights and what it took; provenance.json has all of it
-        keys = ("criterion", "value", "epoch", "seconds", "time", "weights")
-        stages = {
-            name: ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in manifest.items()
-                if key in keys
-            )
-            for name, manifest in provenance["stages"].items()
-        }
         write_report(
             report,
             f"{self.data.name}: {self.data.source.name} and {self.data.target.name}",
@@ -269,7 +259,7 @@ class Evaluation:
             self.pictured_pairs(network, registered, rows),
             [*pictured_images(source, rows), *pictured_images(target, rows)],
             training_curves(self.run_dir, provenance["stages"]),
-            {"device": f"{self.device} ({hardware})", "evaluated": date} | provenance | {"stages": stages},
+            {"device": f"{self.device} ({hardware})", "evaluated": date} | provenance,
             notes,
         )
         summary = summarise(rows)
@@ -371,7 +361,10 @@ class Evaluation:
             label = moving.outlines[None]
             pictures.append(
                 {
-                    "title": f"{title}: {moving.modality} to {fixed.modality}, {moving.name} to {fixed.name}",
+                    "title": f"{title}: {moving.modality} to {fixed.modality}",
+                    "direction": f"{moving.modality}_to_{fixed.modality}",
+                    "moving_name": moving.name,
+                    "fixed_name": fixed.name,
                     "moving": moving.image.numpy(),
                     "fixed": fixed.image.numpy(),
                     "warped": sample(moving.image[None, None], phi)[0, 0].numpy(),
