@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..metrics import Row
 from .figures import EVALUATED, Groups
@@ -181,6 +181,25 @@ def pair_facts(row: Row) -> dict[str, str]:
     return {heading: value for heading, value in facts.items() if value != _DASH}
 
 
+def training_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Lay out what chose the weights of each stage, and how long the stage took.
+
+    Args:
+        stages: what their manifests say, by name: ``criterion``, ``value``, ``epoch``, ``seconds``.
+    """
+    lines = [
+        [
+            name.replace("_", " "),
+            str(manifest.get("epoch", _DASH)),
+            str(manifest.get("criterion", _DASH)).replace("_", " "),
+            _text(manifest.get("value", nan), 3),
+            _text(manifest.get("seconds", nan) / 60, 1),
+        ]
+        for name, manifest in stages.items()
+    ]
+    return _table(["Stage", "Epoch chosen", "by", "Value", "Training (min)"], {"": lines})
+
+
 def dice_facets(rows: Sequence[Row], kind: str) -> dict[str, Groups]:
     """The Dice of every image or pair: class -> group -> what is compared -> values; the mean comes last."""
     rows = [row for row in rows if row["kind"] == kind]
@@ -190,10 +209,10 @@ def dice_facets(rows: Sequence[Row], kind: str) -> dict[str, Groups]:
 
 
 def measure_facets(rows: Sequence[Row], kind: str) -> dict[str, Groups]:
-    """All other measurements of every image or pair, averaged over its classes, as :func:`dice_facets`."""
+    """What else was measured on every image or pair, as :func:`dice_facets`; not what is the same for all."""
     samples = [row for row in sample_means(rows) if row["kind"] == kind]
     facets = {heading: _grouped(samples, key) for key, (heading, _) in MEASURES.items() if key != "dice"}
-    return {heading: groups for heading, groups in facets.items() if groups}
+    return {heading: groups for heading, groups in facets.items() if len(_values(groups)) > 1}
 
 
 def ours(rows: Iterable[Row]) -> list[Row]:
@@ -211,6 +230,10 @@ def sample_means(rows: Iterable[Row]) -> list[Row]:
         )
         means.append(names | {key: _mean(row.get(key, nan) for row in own) for key in measured})
     return means
+
+
+def _values(groups: Groups) -> set[float]:
+    return {value for conditions in groups.values() for values in conditions.values() for value in values}
 
 
 def _grouped(rows: Iterable[Row], key: str) -> Groups:

@@ -44,6 +44,7 @@ from .tables import (
     registration_subjects,
     segmentation_subjects,
     summary_table,
+    training_table,
 )
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
@@ -91,7 +92,8 @@ def write_report(
         segmentations: segmented images to show, see :func:`~.figures.segmentation_figure`, each with a
             ``title``.
         curves: stage -> name of the curve -> ``(step, value)`` pairs.
-        provenance: what the run was made from, nested at will; a ``device`` also stands below the title.
+        provenance: what the run was made from, nested at will; a ``device`` also stands below the title, and
+            what ``stages`` say of their training with the curves, see :func:`~.tables.training_table`.
         notes: sentences to read with the numbers, such as the grid that they were measured on.
         comparison: of our method with others on the same pairs, see :func:`~.tables.comparison_table`.
     """
@@ -125,6 +127,7 @@ def write_report(
         volume_colours=VOLUME_COLOURS,
         segmentations=[(each["title"], _embed(segmentation_figure(each))) for each in segmentations],
         pairs=[_picture(pair, rows) for pair in pairs],
+        training=training_table(provenance.get("stages", {})),
         curves={stage: _embed(curves_figure(series)) for stage, series in curves.items() if series},
         provenance=list(_flatten(provenance)),
     )

@@ -95,7 +95,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [pair | names],
         [example, {**example, "label": pair["fixed_label"]}],
         {"2. source_segmentation": {"loss": [(0, 1.0), (1, 0.5)]}, "not run": {}},
-        {"device": "two cores", "versions": {"torch": "2.13.0"}, "seed": 0},
+        {"device": "two cores", "versions": {"torch": "2.13.0"}, "stages": {"one": {"epoch": 7}}},
         ["On a grid of 9 < 10 points."],
     )
     return path

@@ -17,6 +17,7 @@ from crosswarp.report.tables import (
     sample_means,
     segmentation_subjects,
     summary_table,
+    training_table,
 )
 
 Rows = list[dict[str, Any]]
@@ -170,3 +171,18 @@ def test_measure_facets(registrations: Rows) -> None:
     assert facets["TRE (mm)"]["dxa to xray"] == {"unregistered": [7.0, 7.0], "crosswarp": [2.0, 4.0]}
     assert facets["Folds (%)"]["dxa to xray"]["crosswarp"] == pytest.approx([0.0421, 0.0842])
     assert measure_facets(rows, "segmentation") == {}
+    assert list(measure_facets([row | {"folds_percent": 0.0} for row in rows], "registration")) == [
+        "TRE (mm)"
+    ]
+
+
+def test_training_table() -> None:
+    stages = {
+        "source_segmentation": {"epoch": 15, "criterion": "val_dice", "value": 0.91271, "seconds": 142.0},
+        "unknown": {"state": "done"},
+    }
+    assert training_table(stages) == (
+        ["Stage", "Epoch chosen", "by", "Value", "Training (min)"],
+        {"": [["source segmentation", "15", "val dice", "0.913", "2.4"], ["unknown", "–", "–", "–", "–"]]},
+    )
+    assert training_table({}).groups == {"": []}

@@ -63,6 +63,7 @@ def test_numbers_and_names_of_the_report(report: Path) -> None:
     for part in ("Knees & more", "tibia & <co>", "xray, subject <7>", "On a grid of 9 < 10 points."):
         assert part in text
     assert "two cores" in page.lines and "versions / torch 2.13.0" in text
+    assert "Epoch chosen one 7" in text and "stages / one / epoch 7" in text
     assert "Moving d1 , fixed x2" in text and "not run" not in text
     # what the tables must hold, worked out by hand
     assert "target 2 0.750 ± 0.354" in text, "mean and spread of 0.5 and 1"
