@@ -8,8 +8,7 @@ for (const comparison of document.querySelectorAll(".comparison")) {
     slider.setAttribute("aria-valuetext", `fixed ${slider.value} %, warped ${100 - slider.value} %`);
   };
   slider.addEventListener("input", show);
-  new ResizeObserver(([picture]) => comparison.style.setProperty("--height", `${picture.contentRect.height}px`))
-    .observe(comparison.querySelector(".layers"));
+  comparison.querySelector(".layers").append(slider);
   comparison.classList.add("sliding");
   show();
 }

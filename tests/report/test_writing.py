@@ -68,7 +68,8 @@ def test_numbers_and_names_of_the_report(report: Path) -> None:
     # what the tables must hold, worked out by hand
     assert "target 2 0.750 ± 0.354" in text, "mean and spread of 0.5 and 1"
     assert "source as is 2 0.375 ± 0.177" in text
-    assert "unregistered 2 0.321 ± 0.000 crosswarp 2 0.800 ± 0.071" in text, "0.75 and 0.85"
+    assert "unregistered 2 0.321 ± 0.000" in text
+    assert "crosswarp 2 0.800 ± 0.071" in text, "0.75 and 0.85"
     assert "s2 1 1.000 1.000 1.000" in text, "a subject's Dice"
     assert "femur 0.321 0.900 tibia & <co> 0.321 0.800" in text, "the pair's own"
     assert "TRE (mm) 4.00" in text and "Folds (%) 0.084" in text
