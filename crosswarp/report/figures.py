@@ -241,11 +241,12 @@ def box_figure(facets: Mapping[str, Groups], limits: tuple[float, float] | None 
     figure = Figure(figsize=(9.6, rows * (0.24 * len(lines) + 0.6)), facecolor="none", layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for ax, (title, groups) in zip(axes, facets.items(), strict=False):
-        for y, (group, condition) in enumerate(lines):
-            _box(ax, y, groups.get(group, {}).get(condition, ()), condition in EVALUATED)
+        values = [groups.get(group, {}).get(condition, ()) for group, condition in lines]
+        for y, (_, condition) in enumerate(lines):
+            _box(ax, y, values[y], condition in EVALUATED)
         _plain(ax, "x")
         ax.set_title(title, fontsize=9, color=_INK, loc="left", fontweight="bold")
-        ax.set_xlim(limits or (0, None))
+        ax.set_xlim(limits or (0, 1.05 * np.nanmax(np.concatenate(values))))
         ax.locator_params(axis="x", nbins=5)
         ax.xaxis.set_major_formatter("{x:g}")
     axes[0].set_ylim(len(lines) - 0.4, -0.6)

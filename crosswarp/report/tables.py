@@ -20,7 +20,7 @@ DEFORMATION = {
     "folds_percent": ("Folds (%)", 3),
     "sd_log_jacobian": ("SD log Jacobian", 3),
     "inverse_error_mm": ("Inverse error (mm)", 3),
-    "seconds": ("Time (s)", 2),
+    "seconds": ("Time (s)", 3),
     "memory_mib": ("Memory (MiB)", 0),
 }
 MEASURES = OVERLAP | LANDMARKS | DEFORMATION

@@ -191,6 +191,7 @@ def _picture(pair: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     shape = pair["fixed"].shape
     return {
         "title": pair["title"],
+        "ratio": shape[0] / shape[1],
         "names": names[1:] if pair.get("moving_name") else (),
         "panels": {
             title: [_embed(panel_figure(layer, shape)) for layer in layers]
