@@ -14,6 +14,9 @@ for (const comparison of document.querySelectorAll(".comparison")) {
 }
 
 // What is folded away on the screen is open on paper, in browsers whose style sheets cannot say so.
-const folded = [...document.querySelectorAll("details:not([open])")];
-addEventListener("beforeprint", () => folded.forEach((each) => { each.open = true; }));
+let folded = [];
+addEventListener("beforeprint", () => {
+  folded = [...document.querySelectorAll("details:not([open])")];
+  folded.forEach((each) => { each.open = true; });
+});
 addEventListener("afterprint", () => folded.forEach((each) => { each.open = false; }));

@@ -212,7 +212,11 @@ def measure_facets(rows: Sequence[Row], kind: str) -> dict[str, Groups]:
     """What else was measured on every image or pair, as :func:`dice_facets`; not what is the same for all."""
     samples = [row for row in sample_means(rows) if row["kind"] == kind]
     facets = {heading: _grouped(samples, key) for key, (heading, _) in MEASURES.items() if key != "dice"}
-    return {heading: groups for heading, groups in facets.items() if len(_values(groups)) > 1}
+    return {
+        heading: groups
+        for heading, groups in facets.items()
+        if len({value for each in groups.values() for values in each.values() for value in values}) > 1
+    }
 
 
 def ours(rows: Iterable[Row]) -> list[Row]:
@@ -230,10 +234,6 @@ def sample_means(rows: Iterable[Row]) -> list[Row]:
         )
         means.append(names | {key: _mean(row.get(key, nan) for row in own) for key in measured})
     return means
-
-
-def _values(groups: Groups) -> set[float]:
-    return {value for conditions in groups.values() for values in conditions.values() for value in values}
 
 
 def _grouped(rows: Iterable[Row], key: str) -> Groups:

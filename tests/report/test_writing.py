@@ -89,13 +89,15 @@ def test_several_methods_and_their_comparison(
     comparison = [
         {"direction": "dxa_to_xray", "method": "SyN <MI>", "pairs": 2, "dice_mean": 0.123, "p_holm": 0.5}
     ]
+    comparison[0] |= {"dice_low": 0.1, "dice_high": 0.2}
     names = {"direction": "dxa_to_xray", "moving_name": "d1", "fixed_name": "x1"}
     write_report(path, "Methods", rows, [pair | names], [], {}, {}, comparison=comparison)
     page = Page(path.read_text(encoding="utf-8"))
     text = " ".join(page.lines)
-    assert "SyN <MI> 2 0.123 0.5" in text
+    assert "SyN <MI> 2 0.123 0.100 to 0.200 0.5" in text
     headlines = next(each for each in page.find("ul") if each.get("class") == "headlines")
     assert [each.text for each in headlines.find("strong")] == ["0.800", "0.800"], "ours, in each direction"
+    assert "by percentile bootstrap" in text, "what the intervals are"
     (table,) = (each for each in page.find("table") if "This pair" in each.find("caption")[0].text)
     assert [cell.text for cell in table.find("td")] == ["0.321", "0.800", "0.321", "0.700"], "ours only"
 
