@@ -308,12 +308,12 @@ class Evaluation:
         write_csv(rows, folder / "metrics.csv")
         summary = summarise(rows)
         table = format_table(summary).split("\n")
+        comparison = compare_methods(rows) if self.baselines else []
         if self.baselines:
-            comparison = compare_methods(rows)
             write_csv(comparison, folder / "comparison.csv")
             table += ["Comparison: Dice, mean over the classes", *aligned(comparison_table(comparison)), ""]
         notes, date = [*self.notes(images, len(pairs)), *remarks], time.strftime("%Y-%m-%d %H:%M %Z")
-        self.write_report(images, predicted, rows, pictures, notes, date)
+        self.write_report(images, predicted, rows, pictures, notes, date, comparison)
         # JSON has no NaN
         values = [{key: None if value != value else value for key, value in row.items()} for row in summary]
         return {"date": date, "notes": notes, "table": table, "summary": values}
@@ -326,22 +326,13 @@ class Evaluation:
         pictures: Sequence[Mapping[str, Any]],
         notes: Sequence[str],
         date: str,
+        comparison: Sequence[Row],
     ) -> None:
         """Write `report.html`."""
         hardware = (
             torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else platform.machine()
         )
         provenance = read_json(self.run_dir / "provenance.json")
-        # of each stage what chose its weights and what it took; provenance.json has all of it
-        keys = ("criterion", "value", "epoch", "seconds", "time", "weights")
-        stages = {
-            name: ", ".join(
-                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
-                for key, value in manifest.items()
-                if key in keys
-            )
-            for name, manifest in provenance["stages"].items()
-        }
         write_report(
             self.run_dir / "report.html",
             f"{self.data.name}: {self.data.source.name} and {self.data.target.name}",
@@ -349,8 +340,9 @@ class Evaluation:
             pictures,
             [picture for each in images.values() for picture in pictured_images(each, predicted, rows)],
             training_curves(self.run_dir, provenance["stages"]),
-            {"device": f"{self.device} ({hardware})", "evaluated": date} | provenance | {"stages": stages},
+            {"device": f"{self.device} ({hardware})", "evaluated": date} | provenance,
             notes,
+            comparison,
         )
 
     def notes(self, images: Mapping[str, Sequence[MeasuredImage]], count: int) -> list[str]:
@@ -521,7 +513,10 @@ class Evaluation:
             image = moving.image[None, :1]
             pictures.append(
                 {
-                    "title": f"{title}: {moving.modality} to {fixed.modality}, {moving.name} to {fixed.name}",
+                    "title": f"{title}: {moving.modality} to {fixed.modality}",
+                    "direction": f"{moving.modality}_to_{fixed.modality}",
+                    "moving_name": moving.name,
+                    "fixed_name": fixed.name,
                     "moving": image[0, 0].numpy(),
                     "fixed": fixed.image[0].numpy(),
                     "warped": sample(image, phi)[0, 0].numpy(),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from .figures import (
+    box_figure,
     checkerboard,
     curves_figure,
-    dice_figure,
     grid,
     jacobian,
     most_labelled,
+    outline,
     overlay,
     pair_figure,
+    pair_panels,
+    panel_figure,
     segmentation_figure,
 )
 from .quality import SaveQualityd
@@ -19,14 +22,17 @@ from .writing import Curves, write_csv, write_report
 __all__ = [
     "Curves",
     "SaveQualityd",
+    "box_figure",
     "checkerboard",
     "curves_figure",
-    "dice_figure",
     "grid",
     "jacobian",
     "most_labelled",
+    "outline",
     "overlay",
     "pair_figure",
+    "pair_panels",
+    "panel_figure",
     "segmentation_figure",
     "write_csv",
     "write_report",

@@ -7,32 +7,36 @@ Nothing here touches matplotlib's global state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import EllipsisType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from ..metrics import Row
 from ..spatial import jacobian_determinant
 
 Array = NDArray[Any]
 Slice = tuple[EllipsisType] | tuple[EllipsisType, int]
+Layer = Callable[[Axes], Any]
+Groups = Mapping[str, Mapping[str, Sequence[float]]]
 
 # After Okabe & Ito (2008): told apart with any colour vision, and on grey. Blue is kept for measurements.
 CLASS_COLOURS = ("#e69f00", "#56b4e9", "#00b884", "#e377c2", "#f0e442", "#ff5a36")
-BASELINES = ("source as is", "unregistered")
-_INK, _MUTED, _ACCENT, _FOLD = "#1f2933", "#9aa5b1", "#0b66a8", "#ff00c8"
-_PAIR_TITLES = (
-    *("moving", "fixed", "warped moving", "fixed, both labels"),
-    *("warped and fixed", "moving to fixed", "fixed to moving", "volume change"),
-)
+EVALUATED = ("source", "target", "crosswarp")  # what is compared with them is grey
+_INK, _MUTED, _LINE, _ACCENT = "#1f2933", "#7b8794", "#dfe4e9", "#0b66a8"
+
+FOLD_COLOUR = "#ff00c8"
+_VOLUME = colormaps["PuOr_r"].with_extremes(bad=FOLD_COLOUR)
+VOLUME_COLOURS = tuple(to_hex(_VOLUME(i / 8)) for i in range(9))  # from a volume of 1/4 to one of 4
 
 
 def most_labelled(label: Array) -> Slice:
@@ -51,17 +55,30 @@ def most_labelled(label: Array) -> Slice:
 
 
 def overlay(ax: Axes, image: Array, label: Array | None = None, linestyle: str = "solid") -> None:
-    """Show an image in grey with the contours of a label over it.
+    """Show an image in grey with the outlines of a label over it.
 
     Args:
         ax: where to draw.
         image: ``[X, Y]``; grey runs from its 1st to its 99th percentile.
-        label: ``[X, Y]``, integer; each class has its own colour of ``CLASS_COLOURS``.
-        linestyle: of the contours.
+        label: ``[X, Y]``, see :func:`outline`.
+        linestyle: of the outlines.
     """
     _frame(ax, image.shape)
     ax.imshow(_grey(image).T, cmap="gray", vmin=0, vmax=1)
-    for value in () if label is None else np.unique(label[label > 0]):
+    if label is not None:
+        outline(ax, label, linestyle)
+
+
+def outline(ax: Axes, label: Array, linestyle: str = "solid") -> None:
+    """Draw the outlines of the classes, whatever is below them.
+
+    Args:
+        ax: where to draw.
+        label: ``[X, Y]``, integer; each class has its own colour of ``CLASS_COLOURS``.
+        linestyle: of the outlines.
+    """
+    _frame(ax, label.shape)
+    for value in np.unique(label[label > 0]):
         mask = label == value
         if not mask.all():
             colour = CLASS_COLOURS[(int(value) - 1) % len(CLASS_COLOURS)]
@@ -114,38 +131,66 @@ def jacobian(ax: Axes, phi: Array, at: Slice = (...,)) -> AxesImage:
     determinant = jacobian_determinant(torch.as_tensor(phi)[None])[0].numpy()[at]
     _frame(ax, determinant.shape)
     change = np.ma.log2(np.ma.masked_less_equal(determinant, 0))
-    return ax.imshow(change.T, cmap=colormaps["PuOr_r"].with_extremes(bad=_FOLD), vmin=-2, vmax=2)
+    return ax.imshow(change.T, cmap=_VOLUME, vmin=-2, vmax=2)
 
 
-def pair_figure(pair: Mapping[str, Any]) -> Figure:
-    """Show one registered pair: images, labels, alignment, deformation both ways and volume change.
+def pair_panels(pair: Mapping[str, Any]) -> dict[str, list[Layer]]:
+    """What there is to see of a registered pair: images, labels, alignment, deformation, volume change.
 
     Args:
         pair: ``moving``, ``fixed``, ``warped`` and their ``moving_label``, ``fixed_label``, ``warped_label``,
             each ``[*spatial]`` on one grid, and ``phi`` (moving to fixed) and ``phi_inverse`` (fixed to
             moving), each ``[D, *spatial]``. Of volumes the slice with most of the fixed label is shown.
+
+    Returns:
+        title of a panel -> its layers, the lowest first: functions that draw into the axes they are given.
     """
     at = most_labelled(pair["fixed_label"])
-    moving, fixed, warped = (pair[key][at] for key in ("moving", "fixed", "warped"))
-    moving_label, fixed_label, warped_label = (
-        pair[key][at] for key in ("moving_label", "fixed_label", "warped_label")
-    )
-    figure = Figure(figsize=(10, 2 * (2.4 * fixed.shape[1] / fixed.shape[0] + 0.25)), layout="constrained")
+    image = {key: partial(overlay, image=pair[key][at]) for key in ("moving", "fixed", "warped")}
+    label = {
+        key: partial(outline, label=pair[f"{key}_label"][at], linestyle=style)
+        for key, style in (("moving", "solid"), ("fixed", "dotted"), ("warped", "solid"))
+    }
+    return {
+        "moving": [image["moving"], label["moving"]],
+        "fixed": [image["fixed"], label["fixed"]],
+        "warped moving": [image["warped"], label["warped"]],
+        "fixed, both labels": [image["fixed"], label["warped"], label["fixed"]],
+        "warped and fixed": [partial(checkerboard, first=pair["warped"][at], second=pair["fixed"][at])],
+        "moving to fixed": [partial(grid, phi=pair["phi"][at])],
+        "fixed to moving": [partial(grid, phi=pair["phi_inverse"][at])],
+        "volume change": [partial(jacobian, phi=pair["phi"], at=at)],
+    }
+
+
+def pair_figure(pair: Mapping[str, Any]) -> Figure:
+    """Show one registered pair in one figure: the panels of :func:`pair_panels`, with a colour bar.
+
+    Args:
+        pair: see :func:`pair_panels`.
+    """
+    panels = pair_panels(pair)
+    width, height = pair["fixed"].shape[:2]
+    figure = Figure(figsize=(10, 2 * (2.4 * height / width + 0.25)), layout="constrained")
     axes = figure.subplots(2, 4).ravel()
-    for ax, title in zip(axes, _PAIR_TITLES, strict=True):
+    for ax, (title, layers) in zip(axes, panels.items(), strict=True):
         ax.set_title(title, fontsize=9, color=_INK)
-    overlay(axes[0], moving, moving_label)
-    overlay(axes[1], fixed, fixed_label, "dotted")
-    overlay(axes[2], warped, warped_label)
-    overlay(axes[3], fixed, warped_label)
-    overlay(axes[3], fixed, fixed_label, "dotted")
-    checkerboard(axes[4], warped, fixed)
-    grid(axes[5], pair["phi"][at])
-    grid(axes[6], pair["phi_inverse"][at])
-    change = jacobian(axes[7], pair["phi"], at)
-    bar = figure.colorbar(change, ax=axes[7], ticks=[-2, -1, 0, 1, 2], shrink=0.8)
+        drawn = [draw(ax) for draw in layers]
+    bar = figure.colorbar(drawn[-1], ax=axes[-1], ticks=[-2, -1, 0, 1, 2], shrink=0.8)
     bar.ax.set_yticklabels(["¼", "½", "1", "2", "4"], fontsize=8)
     bar.outline.set_visible(False)
+    return figure
+
+
+def panel_figure(layer: Layer, shape: Sequence[int]) -> Figure:
+    """Show one layer of a panel by itself, without margins and on nothing, so that layers can be stacked.
+
+    Args:
+        layer: draws it, see :func:`pair_panels`.
+        shape: size of the image ``[X, Y]``; of a volume, further axes are passed over.
+    """
+    figure = Figure(figsize=(2.8, 2.8 * shape[1] / shape[0]), facecolor="none")
+    layer(figure.add_axes((0, 0, 1, 1), facecolor="none"))
     return figure
 
 
@@ -159,8 +204,10 @@ def segmentation_figure(example: Mapping[str, Any]) -> Figure:
     predicted, label = example["predicted"], example.get("label")
     at = most_labelled(predicted if label is None else label)
     image = example["image"][at]
-    figure = Figure(figsize=(5, 2.45 * image.shape[1] / image.shape[0]), layout="constrained")
-    plain, outlined = figure.subplots(1, 2)
+    figure = Figure(figsize=(5, 2.45 * image.shape[1] / image.shape[0]), facecolor="none")
+    plain, outlined = figure.subplots(
+        1, 2, gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.04}
+    )
     overlay(plain, image)
     overlay(outlined, image, predicted[at])
     if label is not None:
@@ -168,30 +215,47 @@ def segmentation_figure(example: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def dice_figure(rows: Sequence[Row], kind: str) -> Figure:
-    """Show the Dice of every image or pair in each class, with means and standard deviations.
+def box_figure(facets: Mapping[str, Groups], limits: tuple[float, float] | None = None) -> Figure:
+    """Show how measurements are distributed: a facet for each, within it a box for each thing to compare.
+
+    Each value is a dot. Box: quartiles and median; whiskers: the furthest values within 1.5 interquartile
+    ranges of the box (Tukey); diamond: mean. What is not of ``EVALUATED`` is grey.
 
     Args:
-        rows: measurements, as the functions of ``metrics`` return them.
-        kind: ``"segmentation"``: a panel for each modality, "source as is" beside the other networks;
-            ``"registration"``: a panel for each direction, unregistered beside registered.
+        facets: title -> group -> what is compared within it -> values; NaN are passed over.
+        limits: of the values' axes; None for each facet from 0 to where its values end.
     """
-    panels: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for row in (row for row in rows if row["kind"] == kind):
-        if kind == "segmentation":
-            panel, values = row["modality"], {row["network"]: row["dice"]}
-        else:
-            panel = row["direction"].replace("_to_", " to ")
-            values = {"unregistered": row["unregistered_dice"], "registered": row["dice"]}
-        for condition, dice in values.items():
-            classes = panels.setdefault(panel, {}).setdefault(condition, {})
-            classes.setdefault(row["class"], []).append(dice)
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for ax, (title, conditions) in zip(axes, panels.items(), strict=True):
-        _strips(ax, conditions)
-        ax.set_title(title, fontsize=10, color=_INK, loc="left")
-    axes[0].set_ylabel("Dice", fontsize=9)
+    order: dict[str, dict[str, None]] = {}
+    for groups in facets.values():
+        for group, conditions in groups.items():
+            order.setdefault(group, {}).update(dict.fromkeys(conditions))
+    lines = [
+        (group, condition)
+        for group, conditions in order.items()
+        # the name of a group stands on a line of its own; not every facet has a value before registration
+        for condition in ("", *sorted(conditions, key="unregistered".__ne__))
+    ]
+    columns = min(4, len(facets))
+    rows = -(-len(facets) // columns)
+    layout = ConstrainedLayoutEngine(h_pad=0.08)
+    figure = Figure(figsize=(9.6, rows * (0.24 * len(lines) + 0.6)), facecolor="none", layout=layout)
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for ax, (title, groups) in zip(axes, facets.items(), strict=False):
+        values = [groups.get(group, {}).get(condition, ()) for group, condition in lines]
+        for y, (_, condition) in enumerate(lines):
+            _box(ax, y, values[y], condition in EVALUATED)
+        _plain(ax, "x")
+        ax.set_title(title, fontsize=9, color=_INK, loc="left", fontweight="bold")
+        ax.set_xlim(limits or (0, 1.05 * np.nanmax(np.concatenate(values))))
+        ax.locator_params(axis="x", nbins=5)
+        ax.xaxis.set_major_formatter("{x:g}")
+    axes[0].set_ylim(len(lines) - 0.4, -0.6)
+    axes[0].set_yticks(range(len(lines)), [condition or group for group, condition in lines])
+    for ax in axes[::columns]:
+        for (_, condition), text in zip(lines, ax.get_yticklabels(), strict=True):
+            text.set_fontweight("normal" if condition else "bold")
+    for ax in axes[len(facets) :]:
+        ax.set_visible(False)
     return figure
 
 
@@ -201,10 +265,9 @@ def curves_figure(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
     Args:
         series: ``(step, value)`` pairs of each curve.
     """
-    columns = min(4, len(series))
-    rows = -(-len(series) // columns)
-    figure = Figure(figsize=(2.5 * columns, 1.9 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    rows = -(-len(series) // 4)
+    figure = Figure(figsize=(9.6, 1.8 * rows), facecolor="none", layout="constrained")
+    axes = figure.subplots(rows, 4, squeeze=False).ravel()
     for ax, (name, points) in zip(axes, series.items(), strict=False):
         steps, values = np.array(points, dtype=float).reshape(-1, 2).T
         window = max(1, len(values) // 40)
@@ -216,42 +279,47 @@ def curves_figure(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure
             mean = np.convolve(values, np.full(window, 1 / window), "valid")
             ax.plot(steps[window - 1 :], mean, color=_ACCENT, linewidth=1.4)
         _plain(ax)
-        ax.set_title(name, fontsize=9, color=_INK, loc="left")
+        ax.set_title(name.replace("_", " "), fontsize=9, color=_INK, loc="left", fontweight="bold")
     for ax in axes[len(series) :]:
         ax.set_visible(False)
     return figure
 
 
-def _strips(ax: Axes, conditions: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Draw a dot for each value of a class, beside them mean and standard deviation; baselines are grey."""
-    classes = list(dict.fromkeys(name for values in conditions.values() for name in values))
-    step = 0.8 / len(conditions)
-    for i, (condition, values) in enumerate(conditions.items()):
-        style: dict[str, Any] = {"color": _MUTED if condition in BASELINES else _ACCENT, "linewidth": 0}
-        ax.plot([], [], "o", label=condition, markersize=5, **style)
-        for name, measured in values.items():
-            dice = np.array(measured)[~np.isnan(measured)]
-            if not len(dice):
-                continue
-            centre = classes.index(name) + (i - (len(conditions) - 1) / 2) * step
-            jitter = np.arange(len(dice)) * 0.618 % 1 - 0.5  # the golden ratio: evenly, and always the same
-            ax.scatter(centre + (0.4 * jitter - 0.12) * step, dice, s=12, alpha=0.5, **style)
-            spread = dice.std(ddof=1) if len(dice) > 1 else 0
-            mark = {**style, "linewidth": 1.4, "markersize": 5, "capsize": 2}
-            ax.errorbar(centre + 0.25 * step, dice.mean(), spread, fmt="o", **mark)
-    _plain(ax)
-    ax.set(xlim=(-0.5, len(classes) - 0.5), ylim=(-0.02, 1.02))
-    ax.set_xticks(range(len(classes)), classes, rotation=30 if len(classes) > 6 else 0)
-    ax.legend(fontsize=8, frameon=False, loc="lower right", ncols=len(conditions), bbox_to_anchor=(1, 0.99))
+def _box(ax: Axes, y: float, values: Sequence[float], evaluated: bool) -> None:
+    """Draw the dots of the values, and their box over them."""
+    measured = np.array([value for value in values if value == value], dtype=float)
+    if not len(measured):
+        return
+    colour = _ACCENT if evaluated else _MUTED
+    jitter = np.arange(len(measured)) * 0.618 % 1 - 0.5  # the golden ratio: evenly, and always the same
+    many = len(measured) > 99
+    dots: dict[str, Any] = {"s": 7, "color": colour, "linewidth": 0, "rasterized": many}
+    ax.scatter(measured, y + 0.5 * jitter, alpha=0.15 if many else 0.35, **dots)
+    line = {"color": colour, "linewidth": 1.1}
+    ax.boxplot(
+        measured,
+        positions=[y],
+        orientation="horizontal",
+        widths=0.6,
+        showfliers=False,
+        showmeans=True,
+        manage_ticks=False,
+        boxprops=line,
+        whiskerprops=line,
+        capprops={"linewidth": 0},
+        medianprops=line | {"linewidth": 2},
+        meanprops={"marker": "D", "markersize": 3.5, "markerfacecolor": "white", "markeredgecolor": colour},
+    )
 
 
-def _plain(ax: Axes) -> None:
-    """Light axes: no box, faint horizontal lines."""
-    ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.spines["bottom"].set_color(_MUTED)
-    ax.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+def _plain(ax: Axes, along: Literal["x", "y"] = "y") -> None:
+    """Light axes: no box, faint lines at the ticks of the measured values."""
+    ax.set_facecolor("none")
+    ax.spines[:].set_visible(False)
+    ax.spines["bottom"].set(visible=True, color=_MUTED)
+    ax.grid(axis=along, color=_LINE, linewidth=0.8)
     ax.set_axisbelow(True)
-    ax.tick_params(labelsize=8, length=0, labelcolor=_INK)
+    ax.tick_params(labelsize=8.5, length=0, labelcolor=_INK)
 
 
 def _frame(ax: Axes, shape: Sequence[int]) -> None:

@@ -7,16 +7,45 @@ import io
 from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from .. import __version__
 from ..files import replacing
-from ..metrics import Row, summarise, summary_tables
-from .figures import BASELINES, CLASS_COLOURS, curves_figure, dice_figure, pair_figure, segmentation_figure
+from ..metrics import Row, summarise
+from .figures import (
+    CLASS_COLOURS,
+    EVALUATED,
+    FOLD_COLOUR,
+    VOLUME_COLOURS,
+    Groups,
+    box_figure,
+    curves_figure,
+    pair_panels,
+    panel_figure,
+    segmentation_figure,
+)
+from .tables import (
+    class_table,
+    comparison_table,
+    condition_name,
+    deformation_table,
+    dice_facets,
+    group_name,
+    measure_facets,
+    ours,
+    pair_facts,
+    pair_table,
+    registration_subjects,
+    segmentation_subjects,
+    summary_table,
+    training_table,
+)
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
@@ -47,82 +76,136 @@ def write_report(
     curves: Curves,
     provenance: Mapping[str, Any],
     notes: Sequence[str] = (),
+    comparison: Sequence[Row] = (),
 ) -> None:
     """Write a run's report: one HTML file, figures inside, readable offline and on paper.
 
-    A section for which nothing is given is left out.
+    What is not given is left out: sections, and columns of the tables.
 
     Args:
         path: the file to write; it appears whole or not at all.
         title: heading.
-        rows: measurements, as the functions of ``metrics`` return them; summary and charts are made of them.
-        pairs: registered pairs to show, see :func:`~.figures.pair_figure`, each with a ``title``.
+        rows: measurements, as the functions of ``metrics`` return them; tables and charts are made of them.
+            Registrations of several methods (``method``) stand beside each other.
+        pairs: registered pairs to show, see :func:`~.figures.pair_panels`, each with a ``title``; with
+            ``direction``, ``moving_name`` and ``fixed_name``, as in the rows, its measurements stand below.
         segmentations: segmented images to show, see :func:`~.figures.segmentation_figure`, each with a
             ``title``.
         curves: stage -> name of the curve -> ``(step, value)`` pairs.
-        provenance: what the run was made from, nested at will; a ``device`` also stands below the title.
+        provenance: what the run was made from, nested at will; a ``device`` also stands below the title, and
+            what ``stages`` say of their training with the curves, see :func:`~.tables.training_table`.
         notes: sentences to read with the numbers, such as the grid that they were measured on.
+        comparison: of our method with others on the same pairs, see :func:`~.tables.comparison_table`.
     """
-    template = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     environment = Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     summary = summarise(rows)
-    tables = summary_tables(summary)
+    kinds = [kind for kind in ("segmentation", "registration") if any(row["kind"] == kind for row in rows)]
     classes = dict.fromkeys(row["class"] for row in rows)
-    own = [row for row in rows if row.get("method", "crosswarp") == "crosswarp"]
-    html = environment.from_string(template).render(
+    subjects = {"segmentation": segmentation_subjects(rows), "registration": registration_subjects(rows)}
+    html = environment.get_template("template.html").render(
         title=title,
         date=f"{datetime.now().astimezone():%Y-%m-%d %H:%M %Z}",
+        version=__version__,
         device=provenance.get("device"),
         notes=notes,
         headlines=_headlines(summary),
-        tables=tables,
-        charts={
-            kind: _embed(dice_figure(own, kind.lower()), "svg")
-            for kind in ("Segmentation", "Registration")
-            if kind in tables
-        },
-        baselines=BASELINES,
+        summaries={kind: summary_table(summary, kind) for kind in kinds},
+        by_class={kind: class_table(summary, kind) for kind in kinds},
+        by_subject=subjects,
+        charts={kind: _charts(rows, kind) for kind in kinds},
+        deformation=deformation_table(summary),
+        comparison=comparison_table(comparison),
+        evaluated=EVALUATED,
         colours={name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)},
-        segmentations=[(each["title"], _embed(segmentation_figure(each), "png")) for each in segmentations],
-        pairs=[(pair["title"], _embed(pair_figure(pair), "png")) for pair in pairs],
-        curves={stage: _embed(curves_figure(series), "svg") for stage, series in curves.items() if series},
+        fold_colour=FOLD_COLOUR,
+        volume_colours=VOLUME_COLOURS,
+        segmentations=[(each["title"], _embed(segmentation_figure(each))) for each in segmentations],
+        pairs=[_picture(pair, rows) for pair in pairs],
+        training=training_table(provenance.get("stages", {})),
+        curves={stage: _embed(curves_figure(series)) for stage, series in curves.items() if series},
         provenance=list(_flatten(provenance)),
     )
     with replacing(path) as partial:
         partial.write_text(html, encoding="utf-8", newline="")
 
 
-def _headlines(summary: Sequence[Row]) -> list[tuple[str, str, str]]:
-    """The numbers to read first: what it is, the value, what to compare it with."""
-    overall = [row for row in summary if row["class"] == "mean"]
+def _headlines(summary: Sequence[Row]) -> list[dict[str, Any]]:
+    """The numbers to read first: ``what``, ``within`` what, the ``value``, and what to read it ``with``."""
+    overall = [row for row in summary if row["class"] == "mean" and not isnan(row["dice_mean"])]
     as_is = {row["modality"]: row["dice_mean"] for row in overall if row.get("network") == "source as is"}
     headlines = []
-    for row in overall:
-        if isnan(row["dice_mean"]):
-            continue
-        if row["kind"] == "registration":
-            if row["method"] != "crosswarp":
-                continue
-            name = row["direction"].replace("_to_", " to ")
-            beside = (
-                f"unregistered {row['unregistered_dice_mean']:.3f}, folds {row['folds_percent_mean']:.3f} %"
-            )
-        elif row["network"] != "source as is":
-            name = row["modality"]
-            beside = f"source network as is {as_is[name]:.3f}" if name in as_is else f"n = {row['n']}"
-        else:
-            continue
-        headlines.append((f"{row['kind']}, {name}", f"{row['dice_mean']:.3f}", beside))
+    for row in (row for row in overall if condition_name(row) in EVALUATED):
+        low, high = row.get("dice_low", nan), row.get("dice_high", nan)
+        before = row.get("unregistered_dice_mean", as_is.get(group_name(row), nan))
+        baseline = "unregistered" if row["kind"] == "registration" else "source network as is"
+        compared = [
+            *([] if isnan(low) else [f"95 % interval {low:.3f} to {high:.3f}"]),
+            *([] if isnan(before) else [f"{baseline} {before:.3f}"]),
+        ]
+        headlines.append(
+            {
+                "what": row["kind"].capitalize(),
+                "within": group_name(row),
+                "value": f"{row['dice_mean']:.3f}",
+                "with": compared or [f"n = {row['n']}"],
+            }
+        )
     return headlines
 
 
-def _embed(figure: Figure, kind: str) -> str:
+def _charts(rows: Sequence[Row], kind: str) -> list[tuple[str, str, str]]:
+    """The box plots of a kind of measurement: what they show, the picture, the same in words."""
+    what = "pair" if kind == "registration" else "image"
+    dice, measures = dice_facets(rows, kind), measure_facets(rows, kind)
+    charts = []
+    if dice:
+        caption = f"Dice of every test {what} in each class, and averaged over its classes."
+        overall = {"mean over classes": dice["mean over classes"]}
+        charts.append((caption, _embed(box_figure(dice, limits=(-0.02, 1.02))), _in_words("Dice", overall)))
+    if measures:
+        caption = f"Further measurements of every test {what}, averaged over its classes."
+        charts.append((caption, _embed(box_figure(measures)), _in_words("further measurements", measures)))
+    return charts
+
+
+def _in_words(what: str, facets: Mapping[str, Groups]) -> str:
+    medians = [
+        f"{title}, {group}, {condition} {median(values):.3g}"
+        for title, groups in facets.items()
+        for group, conditions in groups.items()
+        for condition, values in conditions.items()
+    ]
+    return f"Box plots of {what}. Medians: {'; '.join(medians)}."
+
+
+def _picture(pair: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
+    """A pair's panels, each a stack of pictures, and its measurements."""
+    names = tuple(pair.get(key) for key in ("direction", "moving_name", "fixed_name"))
+    measured = [row for row in ours(rows) if tuple(map(row.get, ("direction", "moving", "fixed"))) == names]
+    shape = pair["fixed"].shape
+    return {
+        "title": pair["title"],
+        "ratio": shape[0] / shape[1],
+        "names": names[1:] if pair.get("moving_name") else (),
+        "panels": {
+            title: [_embed(panel_figure(layer, shape)) for layer in layers]
+            for title, layers in pair_panels(pair).items()
+        },
+        "table": pair_table(measured),
+        "facts": pair_facts(measured[0]) if measured else {},
+    }
+
+
+def _embed(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=150)
-    mime = {"svg": "image/svg+xml", "png": "image/png"}[kind]
-    return f"data:{mime};base64,{b64encode(buffer.getvalue()).decode()}"
+    figure.savefig(buffer, format="svg", dpi=150, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{b64encode(buffer.getvalue()).decode()}"
 
 
 def _flatten(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -85,7 +85,7 @@ def test_measurements_of_an_identity_registration(run: Path, capsys: pytest.Capt
     report = (run / "report.html").read_text(encoding="utf-8")
     assert "blobs: warm and cold" in report and "Measured on the networks&#39; grid of 24 × 20" in report
     assert all(f"{i}. {name.replace('_', ' ')}" in report for i, name in enumerate(STAGES, 1))
-    assert report.count("Volume change") == 1 and "worst, Dice" in report
+    assert report.count("<figcaption>Volume change</figcaption>") == 3 and "worst, Dice" in report
     weights = read_json(run / "provenance.json")["weights"]
     assert weights in report and "cpu (" in report
     summary = read_json(run / "evaluation" / "manifest.json")["summary"]

@@ -11,17 +11,19 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
 from crosswarp.report import (
+    box_figure,
     checkerboard,
     curves_figure,
-    dice_figure,
     grid,
     jacobian,
     most_labelled,
     overlay,
     pair_figure,
+    pair_panels,
+    panel_figure,
     segmentation_figure,
 )
-from crosswarp.report.figures import CLASS_COLOURS
+from crosswarp.report.figures import CLASS_COLOURS, FOLD_COLOUR, VOLUME_COLOURS
 from crosswarp.spatial import identity_map
 
 nan = float("nan")
@@ -124,6 +126,27 @@ def test_pair_figure_has_eight_panels(pair: dict[str, Any]) -> None:
     figure.draw_without_rendering()
 
 
+def test_layers_of_a_panel_lie_on_each_other(pair: dict[str, Any]) -> None:
+    shape = pair["fixed"].shape
+    picture, *outlines = (panel_figure(each, shape) for each in pair_panels(pair)["fixed, both labels"])
+    assert len(outlines) == 2 and all(len(contours(each.axes[0])) == 2 for each in outlines)
+    assert pixels(picture.axes[0]).shape == shape[1::-1]
+    for figure in (picture, *outlines):
+        (ax,) = figure.axes
+        assert figure.get_size_inches() == pytest.approx([2.8, 2.8 * shape[1] / shape[0]])
+        figure.draw_without_rendering()  # the aspect of the axes is applied here
+        assert ax.get_position().bounds == pytest.approx((0, 0, 1, 1)), "no margins"
+        assert figure.get_facecolor()[3] == 0
+    assert not any(each.axes[0].images for each in outlines)
+
+
+def test_key_of_the_volume_change_has_the_colours_of_the_map(ax: Axes) -> None:
+    drawn = jacobian(ax, identity_map((6, 5))[0].numpy())
+    for colour, change in zip(VOLUME_COLOURS, np.linspace(-2, 2, 9), strict=True):
+        assert to_rgba(colour) == pytest.approx(drawn.to_rgba(change), abs=0.01)
+    assert to_rgba(FOLD_COLOUR) == pytest.approx(drawn.cmap.get_bad())
+
+
 def test_segmentation_figure_with_and_without_a_label(pair: dict[str, Any]) -> None:
     example = {"image": pair["fixed"], "predicted": pair["warped_label"], "label": pair["fixed_label"]}
     plain, outlined = segmentation_figure(example).axes
@@ -132,44 +155,40 @@ def test_segmentation_figure_with_and_without_a_label(pair: dict[str, Any]) -> N
     assert len(contours(segmentation_figure(example).axes[1])) == 2
 
 
-def row(dice: float, name: str, **names: Any) -> dict[str, Any]:
-    return {"class": name, "dice": dice, **names}
+def test_box_figure_against_numpy() -> None:
+    values = [0.1, 0.5, 0.6, 0.7, nan, 0.9]  # 0.1 is 1.5 interquartile ranges and more below the box
+    facets = {
+        "femur": {"a to b": {"crosswarp": values}, "b to a": {"ants": [0.5], "unregistered": []}},
+        "mean": {"a to b": {"unregistered": [0.3], "crosswarp": [0.8, 1.0]}},
+    }
+    figure = box_figure(facets, limits=(0, 1))
+    femur, mean = figure.axes[:2]
+    assert [ax.get_title("left") for ax in (femur, mean)] == ["femur", "mean"]
+    labels = [label.get_text() for label in femur.get_yticklabels()]
+    assert labels == ["a to b", "unregistered", "crosswarp", "b to a", "unregistered", "ants"]
+    bottom, top = femur.get_ylim()
+    assert bottom > top, "the first line is on top"
+    assert femur.get_xlim() == (0, 1)
+
+    (crosswarp, ants) = (each for each in femur.collections if isinstance(each, PathCollection))
+    assert crosswarp.get_offsets()[:, 0].tolist() == [0.1, 0.5, 0.6, 0.7, 0.9], "what is NaN is not drawn"
+    assert all(abs(y - labels.index("crosswarp")) < 0.3 for y in crosswarp.get_offsets()[:, 1])
+    assert ants.get_offsets()[:, 0].tolist() == [0.5]
+    assert not np.array_equal(crosswarp.get_facecolor(), ants.get_facecolor())
+    box = next(line.get_xdata() for line in femur.lines if len(line.get_xdata()) == 5)
+    assert {float(box.min()), float(box.max())} == set(np.quantile([0.1, 0.5, 0.6, 0.7, 0.9], [0.25, 0.75]))
+    (diamond, *_) = (line for line in femur.lines if line.get_marker() == "D")
+    assert diamond.get_xdata() == pytest.approx([0.56])
+    ends = [float(x) for line in femur.lines if len(line.get_xdata()) == 2 for x in line.get_xdata()]
+    assert 0.9 in ends and 0.1 not in ends
+    figure.draw_without_rendering()
 
 
-def test_dice_figure_of_segmentations() -> None:
-    names = {"kind": "segmentation", "modality": "xray"}
-    rows = [
-        row(0.2, "femur", network="source as is", **names),
-        row(0.4, "femur", network="source as is", **names),
-    ]
-    rows += [row(0.9, "femur", network="target", **names), row(nan, "tibia", network="target", **names)]
-    rows += [row(0.8, "femur", kind="segmentation", modality="dxa", network="source")]
-    rows += [row(0.1, "femur", kind="registration", direction="a_to_b", unregistered_dice=0.1)]
-    figure = dice_figure(rows, "segmentation")
-    assert [ax.get_title("left") for ax in figure.axes] == ["xray", "dxa"]
-    xray = figure.axes[0]
-    assert [label.get_text() for label in xray.get_legend().get_texts()] == ["source as is", "target"]
-    assert [label.get_text() for label in xray.get_xticklabels()] == ["femur", "tibia"]
-    assert dots(xray) == [[0.2, 0.4], [0.9]], "what is NaN is not drawn"
-    means = [float(y) for line in xray.lines for y in line.get_ydata() if line.get_marker() == "o"]
-    assert means == pytest.approx([0.3, 0.9])
-
-
-def test_dice_figure_of_registrations() -> None:
-    names = {"kind": "registration", "direction": "a_to_b"}
-    rows = [
-        row(0.8, "femur", unregistered_dice=0.5, **names),
-        row(0.7, "tibia", unregistered_dice=0.4, **names),
-    ]
-    (ax,) = dice_figure(rows, "registration").axes
-    assert ax.get_title("left") == "a to b"
-    assert [label.get_text() for label in ax.get_legend().get_texts()] == ["unregistered", "registered"]
-    assert dots(ax) == [[0.5], [0.4], [0.8], [0.7]]
-
-
-def dots(ax: Axes) -> list[list[float]]:
-    strips = [each for each in ax.collections if isinstance(each, PathCollection)]
-    return [each.get_offsets()[:, 1].tolist() for each in strips]
+def test_many_dots_are_one_picture_and_free_axes_start_at_zero() -> None:
+    figure = box_figure({"TRE": {"a to b": {"crosswarp": list(range(100)), "ants": [3.0]}}})
+    many, few = (each for each in figure.axes[0].collections if isinstance(each, PathCollection))
+    assert many.get_rasterized() and not few.get_rasterized()
+    assert figure.axes[0].get_xlim() == (0, pytest.approx(1.05 * 99))
 
 
 def test_curves_figure_short_long_and_empty() -> None:

@@ -3,153 +3,157 @@ from __future__ import annotations
 import csv
 import io
 from base64 import b64decode
-from html.parser import HTMLParser
 from math import nan
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from crosswarp.report import write_csv, write_report
+from crosswarp.report import most_labelled, write_csv, write_report
+from tests.report.page import Page
 
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Collects the elements of a page and complains of tags that do not match."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.open: list[str] = []
-        self.feed(html)
-        self.close()
-        assert not self.open, f"never closed: {self.open}"
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attributes)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open and self.open[-1] != "style":
-            self.text += " ".join(data.split()) + "\n" * bool(data.strip())
-
-    def images(self) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.elements if tag == "img"]
+Rows = list[dict[str, Any]]
 
 
-def measurements() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for image, dice in (("1", 0.5), ("2", 1.0)):
-        for network, factor in (("source as is", 0.5), ("target", 1.0)):
-            names = {"kind": "segmentation", "modality": "xray", "network": network, "image": image}
-            names["subject"] = image
-            rows += [{**names, "class": name, "dice": factor * dice} for name in ("femur", "tibia & <co>")]
-    names = {"kind": "registration", "method": "crosswarp", "direction": "dxa_to_xray", "moving": "m"}
-    names |= {"fixed": "f", "moving_subject": "m", "fixed_subject": "f"}
-    quality = {"unregistered_dice": 0.321, "folds_percent": 0.0421, "inverse_error_mm": 0.654}
-    return rows + [{**names, "class": name, "dice": 0.876, **quality} for name in ("femur", "tibia & <co>")]
-
-
-def test_csv_holds_every_row_and_is_written_whole(tmp_path: Path) -> None:
+def test_csv_holds_every_row_and_is_written_whole(
+    tmp_path: Path, segmentations: Rows, registrations: Rows
+) -> None:
     path = tmp_path / "new" / "metrics.csv"
     for _ in range(2):  # the second time over the first
-        write_csv(measurements(), path)
+        write_csv(segmentations + registrations, path)
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 10
+    assert len(rows) == 16
     assert rows[0]["class"] == "femur" and rows[0]["direction"] == ""
-    assert rows[-1]["class"] == "tibia & <co>" and float(rows[-1]["folds_percent"]) == 0.0421
+    assert rows[-1]["class"] == "tibia & <co>" and float(rows[-1]["folds_percent"]) == 0.0842
     assert [file.name for file in path.parent.iterdir()] == ["metrics.csv"]
 
 
-def test_report_is_one_self_contained_file_with_the_numbers(tmp_path: Path, pair: dict[str, Any]) -> None:
-    path = tmp_path / "run" / "report.html"
-    example = {"image": pair["fixed"], "predicted": pair["warped_label"], "title": "xray, subject <7>"}
-    write_report(
-        path,
-        "Knees & more",
-        measurements(),
-        [pair],
-        [example, {**example, "label": pair["fixed_label"]}],
-        {"2 source_segmentation": {"loss": [(0, 1.0), (1, 0.5)]}, "not run": {}},
-        {"device": "two cores", "versions": {"torch": "2.13.0"}, "seed": 0},
+def test_report_is_one_self_contained_file(report: Path) -> None:
+    assert list(report.parent.iterdir()) == [report]
+    html = report.read_text(encoding="utf-8")
+    page = Page(html)
+    assert not page.find("link", "iframe", "object")
+    assert not any(each.attributes.keys() & {"srcset", "data", "action"} for each in page.root.all)
+    assert all(each.get("href").startswith("#") for each in page.root.all if "href" in each.attributes)
+    assert all(each.get("src").startswith("data:") for each in page.root.all if "src" in each.attributes)
+    assert "url(" not in html and "@import" not in html
+    policy = next(each.get("content") for each in page.find("meta") if each.get("http-equiv"))
+    assert policy.startswith("default-src 'none'; img-src data:;"), (
+        "a browser would not fetch anything, either"
     )
-    assert list(path.parent.iterdir()) == [path]
-    page = Page(path.read_text(encoding="utf-8"))
-    tags = [tag for tag, _ in page.elements]
-    assert not {"script", "link", "iframe", "object"} & set(tags)
-    assert not any("href" in attributes or "srcset" in attributes for _, attributes in page.elements)
-    assert "url(" not in path.read_text(encoding="utf-8") and "@import" not in path.read_text(
-        encoding="utf-8"
-    )
-    assert [tags.count(tag) for tag in ("h1", "main", "header")] == [1, 1, 1]
 
-    images = page.images()
-    assert len(images) == 2 + 2 + 1 + 1  # charts, segmentations, pair, curves
+
+def test_pictures_are_vectors(report: Path) -> None:
+    images = Page(report.read_text(encoding="utf-8")).find("img")
+    # charts: Dice of segmentations, Dice and more of registrations; examples; layers of a pair; curves
+    assert len(images) == 1 + 2 + 2 + 13 + 1
     for image in images:
-        assert image["alt"]
-        kind, _, data = (image["src"] or "").partition(";base64,")
-        if kind == "data:image/svg+xml":
-            assert ElementTree.fromstring(b64decode(data)).tag.endswith("svg")
-        else:
-            assert kind == "data:image/png"
-            assert Image.open(io.BytesIO(b64decode(data))).width > 500
+        kind, _, data = image.get("src").partition(";base64,")
+        assert kind == "data:image/svg+xml"
+        assert ElementTree.fromstring(b64decode(data)).tag.endswith("svg")
 
-    lines = page.text.splitlines()
-    for line in (
-        "Knees & more",
-        "tibia & <co>",
-        "xray, subject <7>",
-        "two cores",
-        "versions / torch",
-        "2.13.0",
-    ):
-        assert any(line in each for each in lines), line
-    assert "0.750 ± 0.354" in lines, "target: mean and spread of 0.5 and 1"
-    assert "0.375 ± 0.177" in lines, "the source network as is"
-    assert lines.index("0.321") < lines.index("0.876", lines.index("Registration")), (
-        "unregistered comes before"
-    )
-    assert {"0.042", "0.654"} <= set(lines)
-    assert "source network as is 0.375" in lines
-    assert "unregistered 0.321, folds 0.042 %" in lines
-    assert "not run" not in lines
+
+def test_numbers_and_names_of_the_report(report: Path) -> None:
+    page = Page(report.read_text(encoding="utf-8"))
+    text = " ".join(page.lines)
+    for part in ("Knees & more", "tibia & <co>", "xray, subject <7>", "On a grid of 9 < 10 points."):
+        assert part in text
+    assert "two cores" in page.lines and "versions / torch 2.13.0" in text
+    assert "Epoch chosen one 7" in text and "stages / one / epoch 7" in text
+    assert "Moving d1 , fixed x2" in text and "not run" not in text
+    # what the tables must hold, worked out by hand
+    assert "target 2 0.750 ± 0.354" in text, "mean and spread of 0.5 and 1"
+    assert "source as is 2 0.375 ± 0.177" in text
+    assert "unregistered 2 0.321 ± 0.000" in text
+    assert "crosswarp 2 0.800 ± 0.071" in text, "0.75 and 0.85"
+    assert "s2 1 1.000 1.000 1.000" in text, "a subject's Dice"
+    assert "femur 0.321 0.900 tibia & <co> 0.321 0.800" in text, "the pair's own"
+    assert "TRE (mm) 4.00" in text and "Folds (%) 0.084" in text
+    # the headlines
+    assert "Segmentation xray 0.750" in text and "source network as is 0.375" in text
+    assert "Registration xray to dxa 0.800" in text and "unregistered 0.321" in text
+    numbers = [each.text for each in page.find("b") if each.text.startswith("Table")]
+    assert numbers == [f"Table {i}." for i in range(1, len(numbers) + 1)]
+
+
+def test_several_methods_and_their_comparison(
+    tmp_path: Path, registrations: Rows, pair: dict[str, Any]
+) -> None:
+    path = tmp_path / "report.html"
+    rows = [row | {"method": "crosswarp"} for row in registrations]
+    rows += [row | {"method": "SyN <MI>", "dice": 0.123} for row in registrations]
+    comparison = [
+        {"direction": "dxa_to_xray", "method": "SyN <MI>", "pairs": 2, "dice_mean": 0.123, "p_holm": 0.5}
+    ]
+    comparison[0] |= {"dice_low": 0.1, "dice_high": 0.2}
+    names = {"direction": "dxa_to_xray", "moving_name": "d1", "fixed_name": "x1"}
+    write_report(path, "Methods", rows, [pair | names], [], {}, {}, comparison=comparison)
+    page = Page(path.read_text(encoding="utf-8"))
+    text = " ".join(page.lines)
+    assert "SyN <MI> 2 0.123 0.100 to 0.200 0.5" in text
+    headlines = next(each for each in page.find("ul") if each.get("class") == "headlines")
+    assert [each.text for each in headlines.find("strong")] == ["0.800", "0.800"], "ours, in each direction"
+    assert "by percentile bootstrap" in text, "what the intervals are"
+    (table,) = (each for each in page.find("table") if "This pair" in each.find("caption")[0].text)
+    assert [cell.text for cell in table.find("td")] == ["0.321", "0.800", "0.321", "0.700"], "ours only"
+
+
+def test_long_tables_are_folded(tmp_path: Path, segmentations: Rows) -> None:
+    path = tmp_path / "report.html"
+    rows = [row | {"image": f"{i}", "subject": f"p{i}"} for i in range(20) for row in segmentations[:4]]
+    write_report(path, "Many", rows, [], [], {}, {})
+    page = Page(path.read_text(encoding="utf-8"))
+    (folded,) = page.find("details")
+    assert len(folded.find("tbody")[0].find("tr")) == 1 + 20, "a line for each subject below their modality"
+    assert "20 lines" in folded.find("summary")[0].text
 
 
 def test_report_leaves_out_what_there_is_not(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
-    write_report(path, "Empty", [], [], [], {}, {})
+    write_report(path, "Empty", [], [], [], {}, {}, ["Nothing was measured."])
     page = Page(path.read_text(encoding="utf-8"))
-    assert "section" not in [tag for tag, _ in page.elements]
-    assert page.images() == []
+    assert not page.find("section", "img", "table")
+    assert "Nothing was measured." in page.lines
 
 
-def test_what_was_not_measured_is_a_dash_and_no_headline(tmp_path: Path) -> None:
-    unmeasured = [row | {"dice": nan, "unregistered_dice": nan} for row in measurements()[-2:]]
+def test_what_was_not_measured_is_left_out(tmp_path: Path, registrations: Rows) -> None:
+    unmeasured = [row | {"dice": nan, "unregistered_dice": nan} for row in registrations]
     path = tmp_path / "report.html"
     write_report(path, "Unlabelled", unmeasured, [], [], {}, {}, ["On a grid of 9 < 10 points."])
     page = Page(path.read_text(encoding="utf-8"))
-    assert "ul" not in [tag for tag, _ in page.elements]
-    lines = page.text.splitlines()
-    assert "On a grid of 9 < 10 points." in lines and "nan" not in page.text
-    # two classes and their mean, unregistered and registered; seven other columns
-    assert lines.count("-") == 6 + 7
-    assert "0.042" in lines, "folds need no label"
+    assert not any(each.get("class") == "headlines" for each in page.find("ul"))
+    headings = [each.text for each in page.find("th") if each.get("scope") == "col"]
+    assert "Folds (%)" in headings and "Dice" not in headings, "folds need no label"
+    text = " ".join(page.lines)
+    assert "On a grid of 9 < 10 points." in text and "nan" not in text.split()
+
+
+def test_volumes_show_the_slice_with_most_labels(tmp_path: Path, pair: dict[str, Any]) -> None:
+    path = tmp_path / "report.html"
+    fixed = np.zeros_like(pair["fixed"])
+    fixed[most_labelled(pair["fixed_label"])][: len(fixed) // 2] = (
+        1  # bright on the left there, black elsewhere
+    )
+    write_report(path, "Volume", [], [pair | {"fixed": fixed}], [], {}, {})
+    page = Page(path.read_text(encoding="utf-8"))
+    image = next(each for each in page.find("img") if "Fixed" in each.get("alt"))
+    svg = ElementTree.fromstring(b64decode(image.get("src").partition(";base64,")[2]))
+    (raster,) = svg.iter("{http://www.w3.org/2000/svg}image")
+    data = raster.get("{http://www.w3.org/1999/xlink}href", "").partition(";base64,")[2]
+    grey = np.asarray(Image.open(io.BytesIO(b64decode(data))).convert("L"), dtype=float)
+    left, right = np.array_split(grey, 2, axis=1)
+    assert left.mean() > 250 and right.mean() < 5
 
 
 def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     write_report(path, "First", [], [], [], {}, {})
     before = path.read_text(encoding="utf-8")
-    with pytest.raises(KeyError, match="fixed_label"):
+    with pytest.raises(KeyError, match="fixed"):
         write_report(path, "Second", [], [{"title": "nothing in it"}], [], {}, {})
     assert path.read_text(encoding="utf-8") == before
     assert list(tmp_path.iterdir()) == [path]
