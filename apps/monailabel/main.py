@@ -2,11 +2,11 @@
 
 Beside what that app does:
 
-- ``moving`` names an image of the datastore; its final label, if it has one, is warped instead of the predicted
-  one. The response's ``params`` have the verdict on the pair, and where the transform can be downloaded.
+- ``moving`` names an image of the datastore; its final label, if it has one, is warped instead of the
+  predicted one. The response's ``params`` have the verdict on the pair, and where to download the transform.
 - Each segmentation learns from the labels of its own modality only. An image says its modality in its info,
   ``{"modality": "source"}``; one that does not is of the target.
-- With ``--conf run runs/demo``, training ``crosswarp`` repeats stage 4 of that run with the target labels added.
+- With ``--conf run runs/demo``, training ``crosswarp`` repeats stage 4 of that run, with the target labels.
 - The strategy ``epistemic`` offers the image next that the networks are least sure of.
 """
 
@@ -21,10 +21,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastapi import HTTPException
 from monai.bundle import ConfigParser
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
-from monailabel.interfaces.exception import MONAILabelError, MONAILabelException
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
@@ -68,7 +68,7 @@ class RegistrationInferTask(BundleInferTask):
         return parser
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable]:
-        """What the bundle writes of transforms and quality comes first; the rest is MONAI Label's to write."""
+        """The bundle's own writers of transforms and quality come first."""
         transforms = super().post_transforms(data)
         written = self.bundle_config.get_parsed_content("postprocessing").transforms
         kept = [each for each in written if type(each).__name__ in ("SaveTransformsd", "SaveQualityd")]
@@ -155,7 +155,10 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """The bundles' own, one image after the other."""
         methods = super().init_scoring_methods()
-        return {name: SerialScoring(each.infer_task, each.max_samples, each.simulation_size) for name, each in methods.items()}
+        return {
+            name: SerialScoring(each.infer_task, each.max_samples, each.simulation_size)
+            for name, each in methods.items()
+        }
 
     def init_strategies(self) -> dict[str, Strategy]:
         """Random, first and epistemic."""
@@ -169,10 +172,10 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
         fixed, moving = request["image"], request.get("moving")
         known = datastore.list_images()
         if fixed not in known or moving not in known:
-            raise MONAILabelException(
-                MONAILabelError.INVALID_INPUT,
-                f"Expected the ids of two images of the datastore, image and params moving, got {fixed!r} and "
-                f"{moving!r}; it has {', '.join(sorted(known))}.",
+            raise HTTPException(
+                status_code=404,
+                detail="Expected two images of the datastore, 'image' and in params 'moving', got "
+                f"{fixed!r} and {moving!r}; it has {', '.join(sorted(known))}.",
             )
         request = request | {"moving": datastore.get_image_uri(moving)}
         if label := datastore.get_label_uri(moving, DefaultLabelTag.FINAL):

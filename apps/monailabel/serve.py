@@ -2,8 +2,8 @@
 
     python apps/monailabel/serve.py --zips dist --studies IMAGES --folder runs/demo/label
 
-Runs in the environment of `requirements-label.txt`. `--app monaibundle` (the default) is MONAI Label's own app,
-`--app crosswarp` ours. Whatever else is given goes to `monailabel start_server`: `--port 8001`, `--conf KEY VALUE`.
+Runs in the environment of `requirements-label.txt`. `--app monaibundle` (the default) is MONAI Label's own
+app, `--app crosswarp` ours. Whatever else is given goes to `monailabel start_server`: `--port 8001`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ SERVED = (*SEGMENTATION, "crosswarp")
 def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
     """Copy an app to a folder and unpack bundles into it, as far as they are not there.
 
-    MONAI Label trains with a bundle's ``train.json``. That of a packaged stage is what trained it, which needs
-    the other stages and their data; so ``monai_label.json``, which trains on labelled images alone, takes its
-    place. Only our own app trains the chain.
+    MONAI Label trains with a bundle's ``train.json``. That of a packaged stage is what trained it, which
+    needs the other stages and their data; so ``monai_label.json``, which trains on labelled images alone,
+    takes its place. Only our own app trains the chain.
 
     Args:
         app: the app's own folder.
@@ -68,7 +68,9 @@ def start_command(app: Path, studies: Path, models: Iterable[str] = SERVED, *arg
 
 def main() -> None:
     """Install and start; the server takes this process's place."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--zips", type=Path, default=Path("dist"), help="folder of the packaged bundles")
     parser.add_argument("--studies", type=Path, required=True, help="folder of the images to label")
     parser.add_argument("--folder", type=Path, required=True, help="where the app and its bundles are put")
@@ -76,7 +78,9 @@ def main() -> None:
     options, arguments = parser.parse_known_args()
     zips = [path for name in SERVED for path in sorted(options.zips.glob(f"{name}_v*.zip"))[-1:]]
     if len(zips) < len(SERVED):
-        parser.error(f"expected {', '.join(f'{name}_v*.zip' for name in SERVED)} in {options.zips}, got {zips}")
+        parser.error(
+            f"expected {', '.join(f'{name}_v*.zip' for name in SERVED)} in {options.zips}, got {zips}"
+        )
     app = install(APPS[options.app], zips, options.folder / options.app)
     command = start_command(app, options.studies, SERVED, *arguments)
     os.execv(command[0], command)

@@ -16,8 +16,9 @@ class ServedLabeld(Invertd):
     """Bring a result back to its image's grid, as the label that MONAI Label writes and returns.
 
     Class probabilities ``[K, *spatial]`` are brought back and then become the likeliest class; a label
-    ``[1, *spatial]`` is brought back as it is. The result is ``[X, Y, Z]``, uint8, and ``image`` gets the same grid. A 2D image becomes a volume of one slice, in the place that its file gives to the
-    slice: MONAI Label writes 2D arrays without spacing and origin.
+    ``[1, *spatial]`` is brought back as it is. The result is ``[X, Y, Z]``, uint8; ``image``, by which MONAI
+    Label sizes results, becomes the same. A 2D image becomes a volume of one slice, in the place that its
+    file gives to the slice: MONAI Label writes 2D arrays without spacing and origin.
 
     MONAI Label leaves ``Invertd`` out, and with it this class, where it scores uncertainty: the scores are
     then those of probabilities, not of label values.
@@ -36,7 +37,7 @@ class ServedLabeld(Invertd):
         self.label_keys = label_keys
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Add ``pred`` and ``image`` to an item."""
+        """Put the label in its places."""
         result: dict[Hashable, Any] = super().__call__(dict(data))
         label, meta = result[self.keys[0]], dict(result[self.orig_keys[0]].meta)
         label = label[0] if len(label) == 1 else label.argmax(0)

@@ -18,7 +18,7 @@ from requests_toolbelt.multipart.decoder import MultipartDecoder
 
 from apps.monailabel.serve import SERVED, start_command
 
-START_SECONDS, REQUEST_SECONDS = 180, 240
+START_SECONDS, REQUEST_SECONDS = 180, 600
 
 
 class Client:

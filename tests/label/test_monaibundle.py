@@ -82,7 +82,7 @@ def session(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def store_otherwise(studies: Path, dims: int) -> None:
-    """The first image turned in its header and array: a volume in other axes, a slice of a volume, a picture."""
+    """The first image stored otherwise: with other axes, as a slice of a volume, as a picture."""
     image = nib.load(studies / "warmtest0.nii.gz")
     if dims == 3:
         turned = image.as_reoriented(np.array([[1, -1], [2, 1], [0, -1]]))
@@ -90,7 +90,9 @@ def store_otherwise(studies: Path, dims: int) -> None:
         return
     affine = image.affine.copy()
     affine[:3, 2:] = [[0, 7], [0, -11], [5, 37.5]]
-    nib.save(nib.Nifti1Image(array(studies / "warmtest0.nii.gz")[:, :, None], affine), studies / "slice.nii.gz")
+    nib.save(
+        nib.Nifti1Image(array(studies / "warmtest0.nii.gz")[:, :, None], affine), studies / "slice.nii.gz"
+    )
     grey = np.uint8(255 * np.clip(array(studies / "warmtest0.nii.gz"), 0, 1))
     Image.fromarray(grey.T).save(studies / "picture.png")
 
@@ -147,8 +149,12 @@ def test_a_picture_gives_a_picture(session: Session) -> None:
     label, _ = session.client.infer(SEGMENTATION[0], "picture", session.out)
     original = Image.open(session.studies / "picture.png")
     written = session.bundle_writes(SEGMENTATION[0], images=[str(session.studies / "picture.png")])
-    assert label.suffix == ".png" and Image.open(label).size == original.size and Image.open(label).mode == "L"
-    np.testing.assert_array_equal(np.array(Image.open(label)).T, array(written / "picture_seg.nii.gz").squeeze())
+    assert (
+        label.suffix == ".png" and Image.open(label).size == original.size and Image.open(label).mode == "L"
+    )
+    np.testing.assert_array_equal(
+        np.array(Image.open(label)).T, array(written / "picture_seg.nii.gz").squeeze()
+    )
 
 
 def test_registration_returns_the_warped_label(session: Session) -> None:
