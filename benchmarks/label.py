@@ -2,8 +2,8 @@
 
     .venv-label/bin/python benchmarks/label.py --run runs/demo --zips runs/demo/label/dist --corrected 5
 
-Test images are the datastore. Target labels of the first `--corrected` of them are saved as an annotator would
-save them; Dice is of the others. The run is copied, and the copy is trained.
+Test images are the datastore. Target labels of the first `--corrected` of them are saved as an annotator
+would save them; Dice is of the others. The run is copied, and the copy is trained.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def measure(client: Client, out: Path, classes: int, source: Records, target: Re
         for record in records:
             file, _ = client.infer(model, identifier(record), out)
             served, image = nib.load(file), nib.load(record["image"])
-            assert served.shape == (*image.shape, 1)[:3] and np.allclose(served.affine, image.affine, atol=1e-5)
+            assert served.shape == (*image.shape, 1)[:3] and np.allclose(
+                served.affine, image.affine, atol=1e-5
+            )
             rows[model].append(dice(load(file), load(record["label"]), classes))
     for moving, fixed in zip(source, target, strict=False):
         file, _ = client.infer("crosswarp", identifier(fixed), out, moving=identifier(moving))
@@ -64,7 +66,9 @@ def measure(client: Client, out: Path, classes: int, source: Records, target: Re
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--zips", type=Path, required=True)
     parser.add_argument("--corrected", type=int, default=5)

@@ -43,6 +43,9 @@ class ServedLabeld(Invertd):
         label = label[0] if len(label) == 1 else label.argmax(0)
         label = torch.atleast_3d(label.as_subclass(torch.Tensor).to("cpu", torch.uint8))
         affine = to_affine_nd(3, meta.get("file_affine", meta[MetaKeys.ORIGINAL_AFFINE]))
-        meta |= {MetaKeys.ORIGINAL_AFFINE: affine, MetaKeys.SPATIAL_SHAPE: label.shape}
-        label = MetaTensor(label, affine=affine, meta=meta)
-        return result | dict.fromkeys((*self.label_keys, "image"), label)
+        meta |= {
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine,
+            MetaKeys.SPATIAL_SHAPE: label.shape,
+        }
+        return result | dict.fromkeys((*self.label_keys, "image"), MetaTensor(label, meta=meta))
