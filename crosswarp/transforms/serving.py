@@ -42,7 +42,7 @@ class ServedLabeld(Invertd):
         label, meta = result[self.keys[0]], dict(result[self.orig_keys[0]].meta)
         label = label[0] if len(label) == 1 else label.argmax(0)
         label = torch.atleast_3d(label.as_subclass(torch.Tensor).to("cpu", torch.uint8))
-        affine = to_affine_nd(3, meta.get("file_affine", meta[MetaKeys.ORIGINAL_AFFINE]))
+        affine = to_affine_nd(3, meta["file_affine" if "file_affine" in meta else MetaKeys.ORIGINAL_AFFINE])
         meta |= {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine,
