@@ -5,9 +5,9 @@ Beside what that app does:
 - ``moving`` names an image of the datastore; its final label, if it has one, is warped instead of the
   predicted one. The response's ``params`` have the verdict on the pair, and where to download the transform.
 - Each segmentation learns from the labels of its own modality only. An image says its modality in its info,
-  ``{"modality": "source"}``; one that does not is of the target.
+  ``{"modality": "source"}``; one that does not is of the target. Images of the run's datalist are told apart.
 - With ``--conf run runs/demo``, training ``crosswarp`` repeats stage 4 of that run, with the target labels.
-- The strategy ``epistemic`` offers the image next that the networks are least sure of.
+- The strategy ``epistemic`` offers the target image next that the network is least sure of.
 """
 
 from __future__ import annotations
@@ -42,6 +42,17 @@ CHAIN = "crosswarp"
 REVERSED = "crosswarp_target_to_source"
 
 
+def run_and_datalist(conf: Mapping[str, str]) -> tuple[Path, Path]:
+    """The folder of the run that the server was started with, and its datalist."""
+    run = Path(conf["run"]).resolve()
+    return run, Path(json.loads((run / "run.json").read_text())["datalist"])
+
+
+def modality_of(image: str, datastore: Datastore) -> str:
+    """``"source"`` or ``"target"``, as the image's info says."""
+    return datastore.get_image_info(image).get("modality", "target")
+
+
 def labelled_records(datastore: Datastore, modality: str) -> list[dict[str, str]]:
     """Image and final label, as paths, of the images of a modality that have one."""
     return [
@@ -50,7 +61,7 @@ def labelled_records(datastore: Datastore, modality: str) -> list[dict[str, str]
             "label": datastore.get_label_uri(image, DefaultLabelTag.FINAL),
         }
         for image in sorted(datastore.get_labeled_images())
-        if datastore.get_image_info(image).get("modality", "target") == modality
+        if modality_of(image, datastore) == modality
     ]
 
 
@@ -84,11 +95,16 @@ class RegistrationInferTask(BundleInferTask):
 
 
 class SerialScoring(EpistemicScoring):
-    """Scores one image after the other: threads would unload a bundle's modules under each other."""
+    """Scores target images one by one: threads would unload a bundle's modules under each other."""
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Score what has no label and no score of the present weights."""
         return super().__call__({**request, "max_workers": 1}, datastore)
+
+    def run_scoring(self, image_id: str, simulation_size: int, model_ts: int, datastore: Datastore) -> None:
+        """Write an image's score into its info, if it is of the target."""
+        if modality_of(image_id, datastore) == "target":
+            super().run_scoring(image_id, simulation_size, model_ts, datastore)
 
 
 class ModalityTrainTask(BundleTrainTask):
@@ -107,7 +123,7 @@ class RefreshTask(BundleTrainTask):
 
     def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
         """Run the chain, of which only what is stale is trained, and serve what came of it."""
-        run = Path(self.conf["run"]).resolve()
+        run, datalist = run_and_datalist(self.conf)
         records = labelled_records(datastore, "target")
         for record in records:  # a label that was corrected again has the same name
             record["sha256"] = hashlib.sha256(Path(record["label"]).read_bytes()).hexdigest()
@@ -115,7 +131,7 @@ class RefreshTask(BundleTrainTask):
         overrides = {
             "bundle_root": self.bundle_path,
             "run_dir": str(run),
-            "datalist": json.loads((run / "run.json").read_text())["datalist"],
+            "datalist": str(datalist),
             "device": name_to_device(request.get("device", "cuda")),
             "multimodal_registration": {"corrected": records, **options},
         }
@@ -132,6 +148,18 @@ class RefreshTask(BundleTrainTask):
 
 class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONAILabelApp):
     """Segmentation of both modalities, registration both ways, and training of each."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        super().__init__(app_dir, studies, conf)
+        if "run" not in conf:
+            return
+        source = json.loads(run_and_datalist(conf)[1].read_text())["source"]
+        records = [record for section in source.values() if isinstance(section, list) for record in section]
+        files = {Path(record["image"]).name for record in records}
+        for image in self.datastore().list_images():
+            info = self.datastore().get_image_info(image)
+            if info.get("name") in files and "modality" not in info:
+                self.datastore().update_image_info(image, {"modality": "source"})
 
     def init_infers(self) -> dict[str, InferTask]:
         """The bundles' tasks; registration in either direction."""
@@ -185,4 +213,6 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
             tag = f"{kind}_from_{moving}"
             datastore.save_label(fixed, file, tag, {"moving": moving})
             result["params"][kind] = {"label": fixed, "tag": tag}
+        for file in Path(self._infers[request["model"]].results.name).iterdir():
+            file.unlink()
         return result

@@ -3,7 +3,8 @@
     python apps/monailabel/serve.py --zips dist --studies IMAGES --folder runs/demo/label
 
 Runs in the environment of `requirements-label.txt`. `--app monaibundle` (the default) is MONAI Label's own
-app, `--app crosswarp` ours. Whatever else is given goes to `monailabel start_server`: `--port 8001`.
+app, `--app crosswarp` ours. Whatever else is given goes to `monailabel start_server`: `--port 8001`, or
+`--host 0.0.0.0` to serve other machines, too; the server asks for no password.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import argparse
 import os
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from crosswarp.pipeline.verify import unpack
 
 APPS = {
     "monaibundle": Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle",
@@ -25,7 +28,7 @@ SERVED = (*SEGMENTATION, "crosswarp")
 
 
 def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
-    """Copy an app to a folder and unpack bundles into it, as far as they are not there.
+    """Copy an app to a folder, and verify and unpack bundles into it, as far as they are not there.
 
     MONAI Label trains with a bundle's ``train.json``. That of a packaged stage is what trained it, which
     needs the other stages and their data; so ``monai_label.json``, which trains on labelled images alone,
@@ -38,18 +41,18 @@ def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
 
     Returns:
         the folder.
+
+    Raises:
+        BundleError: for a zip that is not what was packaged.
     """
     shutil.copytree(
         app, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "model", "logs")
     )
     for path in zips:
-        with zipfile.ZipFile(path) as archive:
-            (name,) = {member.split("/")[0] for member in archive.namelist()}
-            bundle = folder / "model" / name
-            if bundle.exists():
-                continue
-            archive.extractall(bundle.parent)
-        configs = bundle / "configs"
+        name = path.name.rpartition("_v")[0]
+        if (folder / "model" / name).exists():
+            continue
+        configs = unpack(path, folder / "model") / "configs"
         if name in SEGMENTATION:
             (configs / "monai_label.json").replace(configs / "train.json")
         elif app != APPS["crosswarp"]:
@@ -82,6 +85,10 @@ def main() -> None:
             f"expected {', '.join(f'{name}_v*.zip' for name in SERVED)} in {options.zips}, got {zips}"
         )
     app = install(APPS[options.app], zips, options.folder / options.app)
+    if "--host" not in arguments:
+        arguments += ["--host", "127.0.0.1"]
+    if options.app == "monaibundle":  # its scoring in the background may fail: see `SerialScoring` of our app
+        os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     command = start_command(app, options.studies, SERVED, *arguments)
     os.execv(command[0], command)
 
