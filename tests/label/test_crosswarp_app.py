@@ -37,7 +37,7 @@ class Session:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """A run that was trained for a step, packaged and served with two images of each modality."""
+    """A run that was trained for a step, packaged and served with images of both modalities."""
     folder = tmp_path_factory.mktemp("crosswarp_app")
     datalist = write_blob_cohort(folder / "data", num_classes=3, spatial_size=(32, 24))
     tiny = write_trained_run(folder / "tiny", datalist)
@@ -49,7 +49,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     app = install(APPS["crosswarp"], [path for path in zips if path.name.startswith(SERVED)], folder / "app")
     studies, out = folder / "studies", folder / "out"
     studies.mkdir(), out.mkdir()
-    for name in ("warmtest0", "warmtest1", "coldtest0", "coldtest1"):
+    for name in ("warmtest0", "warmtest1", "coldtest0", "coldtest1", "coldval0", "coldval1"):
         shutil.copy(folder / "data" / "images" / f"{name}.nii.gz", studies)
     shutil.copy(studies / "warmtest0.nii.gz", studies / "stranger.nii.gz")
     with serving(app, studies, SERVED, "--conf", "run", str(trained)) as client:
@@ -105,7 +105,7 @@ def test_an_image_that_is_not_there_is_named(session: Session) -> None:
 def test_the_least_certain_image_is_offered_first(session: Session) -> None:
     session.client.request("POST", "scoring/domain_adaptation", params={"run_sync": True}, json={})
     scores = {}
-    for name in ("coldtest0", "coldtest1", "warmtest1", "stranger"):
+    for name in ("coldtest1", "coldval0", "coldval1", "warmtest1", "stranger"):
         info = session.client.request("GET", "datastore/image/info", params={"image": name}).json()
         scores[name] = info.get("epistemic_entropy", -1)
         assert (scores[name] > 0) == name.startswith("cold")
