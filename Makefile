@@ -52,7 +52,7 @@ docs: $(DOCS)
 	@echo "Open docs/_build/html/index.html"
 
 label: $(RUNTIME) $(LABEL)
-	$(BIN)/python -m crosswarp package --run $(RUN) --out $(RUN)/label/dist
+	$(BIN)/python -m crosswarp package --run $(RUN) --out $(RUN)/label/dist --overwrite
 	.venv-label/bin/python apps/monailabel/serve.py --zips $(RUN)/label/dist --folder $(RUN)/label \
 	    --app $(APP) --studies $(STUDIES) --conf run $(RUN) $(ARGS)
 
