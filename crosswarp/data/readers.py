@@ -119,7 +119,9 @@ class AnyFormatReader(ITKReader):
                     f"{path}: states its spacing, {_millimetres(spacing)}, and {_millimetres(given)} was "
                     "given for it; leave that out, or correct the file's header"
                 )
-            affine[:dims, :dims] *= given / np.where(spacing > 0, spacing, 1)
+            scale = given / np.where(spacing > 0, spacing, 1)
+            affine[:dims, :dims] *= scale
+            file_affine[:3, :dims] *= scale
             spacing, known = given, True
         return array, {
             MetaKeys.AFFINE: affine,
