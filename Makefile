@@ -3,6 +3,9 @@
 # make test-numpy126  the tests of packaged bundles on numpy 1.26, in an environment of its own
 # make lint    ruff and mypy
 # make docs    the documentation as a site, docs/_build/html
+# make label   packages $(RUN) and serves it to 3D Slicer and others with MONAI Label, in an environment of its own
+#              APP=crosswarp: with our own app instead of MONAI Label's; STUDIES=folder of images; ARGS="--port 8001"
+# make test-label  drives that server over HTTP
 # make clean   removes what the targets above built (never runs/)
 
 PYTHON ?= python3
@@ -12,13 +15,16 @@ RUNTIME := .venv/.runtime
 DEVELOP := .venv/.develop
 DOCS    := .venv/.docs
 NUMPY126 := .venv/numpy126
+LABEL   := .venv-label/.installed
+APP     ?= monaibundle
+STUDIES ?= $(RUN)/data/images
 
 # Threads that wait should spin briefly. Without spinning, small networks take twice as long (a step of 82 instead of
 # 44 ms on 2 cores); spinning for long makes training many times slower when anything else runs on the machine.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT  := 10000
 
-.PHONY: demo test test-numpy126 lint docs clean
+.PHONY: demo test test-numpy126 lint docs label test-label clean
 
 demo: $(RUNTIME)
 	$(BIN)/python -m crosswarp cohort --folder $(RUN)/data --size 64
@@ -45,8 +51,16 @@ docs: $(DOCS)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
+label: $(RUNTIME) $(LABEL)
+	$(BIN)/python -m crosswarp package --run $(RUN) --out $(RUN)/label/dist --overwrite
+	.venv-label/bin/python apps/monailabel/serve.py --zips $(RUN)/label/dist --folder $(RUN)/label \
+	    --app $(APP) --studies $(STUDIES) --conf run $(RUN) $(ARGS)
+
+test-label: $(LABEL)
+	.venv-label/bin/python -m pytest -m label tests/label $(ARGS)
+
 clean:
-	rm -rf .venv build dist docs/_build docs/reference/_api docs/reference/_bundles *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-label build dist docs/_build docs/reference/_api docs/reference/_bundles *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp files make a second call free; a changed requirements file installs again.
 $(RUNTIME): requirements.txt
@@ -54,6 +68,13 @@ $(RUNTIME): requirements.txt
 	and $(PYTHON) is " + sys.version.split()[0] + ": try  make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	@touch $@
+
+# sam2, which MONAI Label requires and we do not use, would otherwise compile CUDA code with a torch of its own.
+$(LABEL): requirements-label.txt
+	$(PYTHON) -m venv .venv-label
+	.venv-label/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 setuptools wheel
+	SAM2_BUILD_CUDA=0 .venv-label/bin/python -m pip install --quiet --no-build-isolation -r requirements-label.txt
 	@touch $@
 
 # icon-registration is the independent implementation that our losses and networks are tested against.

@@ -142,6 +142,6 @@ def test_the_reference_gives_the_values_of_the_configs(bundle: str) -> None:
 def shown(value: Any) -> str:
     if value is None:
         return "none"
-    if isinstance(value, list) and isinstance(value[0], str):
+    if isinstance(value, list) and value and isinstance(value[0], str):
         return f"{len(value)} × `{value[0]}`"
     return f"`{value}`" if isinstance(value, str) else str(value)

@@ -14,7 +14,7 @@ from typing import Any
 import itk
 import numpy as np
 from monai.data import ITKReader, NibabelReader
-from monai.data.utils import is_no_channel
+from monai.data.utils import is_no_channel, to_affine_nd
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.spatialimages import SpatialImage
 
@@ -52,7 +52,8 @@ class AnyFormatReader(ITKReader):
     - The affine maps indices to mm in RAS, `[4, 4]` in 3D and `[3, 3]` in 2D. A slice out of the plane of the
       first two world axes gets the frame that ITK gives to a picture: x to the left, y to the back, origin 0.
     - The metadata are `spacing` in mm along the array's axes, `spacing_known` (False where the file does not
-      say it and 1 mm stands in) and what MONAI needs; nothing else of a DICOM header travels further.
+      say it and 1 mm stands in), `file_affine` (the file's own, `[4, 4]` also where the image is 2D) and what
+      MONAI needs; nothing else of a DICOM header travels further.
     - DICOM values are rescaled, and those of MONOCHROME1 turned round so that bright is dense as elsewhere
       (both by ITK). A folder holds one series of parallel, evenly spaced slices; see :func:`series_files`.
 
@@ -96,6 +97,7 @@ class AnyFormatReader(ITKReader):
         nifti = isinstance(image, SpatialImage)
         array, meta = self.nibabel_reader.get_data(image) if nifti else super().get_data(image)
         channel_dim = meta[MetaKeys.ORIGINAL_CHANNEL_DIM]
+        file_affine = to_affine_nd(3, meta[MetaKeys.AFFINE])
         dims = array.ndim - (not is_no_channel(channel_dim))
         while dims > 2 and array.shape[dims - 1] == 1:
             array, dims = array.squeeze(dims - 1), dims - 1
@@ -117,11 +119,14 @@ class AnyFormatReader(ITKReader):
                     f"{path}: states its spacing, {_millimetres(spacing)}, and {_millimetres(given)} was "
                     "given for it; leave that out, or correct the file's header"
                 )
-            affine[:dims, :dims] *= given / np.where(spacing > 0, spacing, 1)
+            scale = given / np.where(spacing > 0, spacing, 1)
+            affine[:dims, :dims] *= scale
+            file_affine[:3, :dims] *= scale
             spacing, known = given, True
         return array, {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            "file_affine": file_affine,
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.SPATIAL_SHAPE: np.array(array.shape[:dims]),
             MetaKeys.ORIGINAL_CHANNEL_DIM: channel_dim,

@@ -228,9 +228,12 @@ class Release:
             content["eval_metrics"] = self.metrics[name]
         formats = template["network_data_format"]
         inputs, outputs = channel_names(name, data)
+        names = {"pred": outputs, "label": data.label_names}
         content["network_data_format"] = {
             "inputs": {"image": formats["inputs"]["image"] | self.channels(inputs)},
-            "outputs": {"pred": formats["outputs"]["pred"] | self.channels(outputs)},
+            "outputs": {
+                key: tensor | self.channels(names[key]) for key, tensor in formats["outputs"].items()
+            },
         }
         return content
 

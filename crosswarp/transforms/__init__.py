@@ -3,6 +3,7 @@
 from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
 from .components import count_components, keep_components
 from .registration import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
+from .serving import ServedLabeld
 
 __all__ = [
     "ExtentOfd",
@@ -14,6 +15,7 @@ __all__ = [
     "RandomSpatial",
     "RandomSpectrum",
     "SaveTransformsd",
+    "ServedLabeld",
     "WarpMovingd",
     "count_components",
     "keep_components",

@@ -153,8 +153,8 @@ class PredictedLabelsd(MapTransform):
     """Take the predicted labels of both images out of the prediction of ``networks.SegmentAndRegister``.
 
     Args:
-        keys: the moving and the fixed image, in this order; ``<key>_label`` is added for each, uint8 on its
-            own grid.
+        keys: the moving and the fixed image, in this order; ``<key>_label`` is added for each that has none
+            yet, uint8 on its own grid.
         num_classes: classes, background included.
         pred_key: the prediction ``[2D + 2K, *spatial]``.
     """
@@ -168,6 +168,8 @@ class PredictedLabelsd(MapTransform):
         result = dict(data)
         probabilities = result[self.pred_key][-2 * self.num_classes :].as_subclass(Tensor).float()
         for key, classes in zip(self.keys, probabilities.chunk(2), strict=True):
+            if f"{key}_label" in result:
+                continue
             grid = identity_map(result[key].shape[1:], classes.device)
             labels = sample(classes[None], grid).argmax(1).to(torch.uint8)
             result[f"{key}_label"] = on_grid_of(labels, result[key])

@@ -18,7 +18,9 @@ from monai.bundle.utils import MERGE_KEY
 from monai.bundle.workflows import _reject_executable_logging_config
 from torch import nn
 
+from crosswarp.data import load_datalist
 from crosswarp.pipeline.config import REFERENCE, check_ids, read_config
+from tests.cohorts import write_blob_cohort
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = sorted(path.parent for path in (ROOT / "bundles").glob("*/configs"))
@@ -197,6 +199,19 @@ def test_the_papers_rates_fall_to_zero_over_the_second_half_also_when_resumed(wh
 def test_all_training_configs_read_images_in_the_same_way():
     configs = [read_config(bundle / "configs" / "train.json")["preprocessing"] for bundle in BUNDLES]
     assert configs == [configs[0]] * 4
+    labelled = read_config(ROOT / "bundles" / "domain_adaptation" / "configs" / "monai_label.json")
+    for transform in configs[0]["transforms"]:
+        transform.pop("allow_missing_keys", None)
+    assert labelled["preprocessing"] == configs[0]
+
+
+def test_corrected_labels_join_those_drawn_by_hand(tmp_path):
+    """And are part of the config that decides whether stage 4 is stale."""
+    parser = read_config(ROOT / "bundles" / "multimodal_registration" / "configs" / "train.json")
+    corrected = [{"image": "a.nii.gz", "label": "b.nii.gz", "sha256": "0"}]
+    data = load_datalist(write_blob_cohort(tmp_path))
+    parser.update({"data": data, "corrected": corrected})
+    assert parser.get_parsed_content("manual#data") == data.source.train_labelled + corrected
 
 
 @pytest.mark.parametrize("bundle", [ROOT, *BUNDLES], ids=name)

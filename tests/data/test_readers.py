@@ -35,6 +35,7 @@ def test_a_picture_is_the_same_in_every_format(tmp_path, suffix):
     np.testing.assert_allclose(image.pixdim, [0.5, 0.7], atol=1e-6)
     np.testing.assert_allclose(image.meta["spacing"], [0.5, 0.7], atol=1e-6)
     assert image.meta["spacing_known"]
+    np.testing.assert_allclose(image.meta["file_affine"], np.diag([-0.5, -0.7, 1, 1]), atol=1e-6)
 
 
 def test_a_picture_written_by_pil_equals_its_nifti_file(tmp_path):
@@ -112,7 +113,7 @@ def test_nothing_else_of_a_dicom_header_is_kept(tmp_path):
     image = load(write_with_itk(tmp_path / "picture.dcm"))
     assert set(image.meta) <= {
         *("affine", "original_affine", "space", "spatial_shape", "original_channel_dim"),
-        *("spacing", "spacing_known", "filename_or_obj"),
+        *("spacing", "spacing_known", "file_affine", "filename_or_obj"),
     }
 
 

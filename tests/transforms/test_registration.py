@@ -136,3 +136,15 @@ def test_transforms_are_the_same_in_every_format(tmp_path, grids, suffix, field)
 def test_unknown_formats_are_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match=r"Expected a suffix of .*got '.(mat|png)'"):
         SaveTransformsd(["moving", "fixed"], tmp_path, **arguments)
+
+
+def test_a_label_that_is_there_is_kept():
+    given = torch.ones(1, 4, 4)
+    item = {
+        "pred": MetaTensor(torch.rand(4 + 2 * 3, 4, 4)),
+        "moving": image_on(torch.rand(1, 4, 4), "a.png", 1.0),
+        "fixed": image_on(torch.rand(1, 4, 4), "b.png", 1.0),
+        "moving_label": given,
+    }
+    result = PredictedLabelsd(["moving", "fixed"], 3)(item)
+    assert result["moving_label"] is given and result["fixed_label"].shape == (1, 4, 4)

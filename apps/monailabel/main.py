@@ -1,0 +1,218 @@
+"""MONAI Label's `monaibundle` app, with registration between images of the datastore.
+
+Beside what that app does:
+
+- ``moving`` names an image of the datastore; its final label, if it has one, is warped instead of the
+  predicted one. The response's ``params`` have the verdict on the pair, and where to download the transform.
+- Each segmentation learns from the labels of its own modality only. An image says its modality in its info,
+  ``{"modality": "source"}``; one that does not is of the target. Images of the run's datalist are told apart.
+- With ``--conf run runs/demo``, training ``crosswarp`` repeats stage 4 of that run, with the target labels.
+- The strategy ``epistemic`` offers the target image next that the network is least sure of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from monai.bundle import ConfigParser
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+from monailabel.interfaces.tasks.train import TrainTask
+from monailabel.tasks.activelearning.epistemic import Epistemic
+from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
+from monailabel.tasks.train.bundle import BundleTrainTask
+from monailabel.utils.others.class_utils import module_from_file, unload_module
+from monailabel.utils.others.generic import name_to_device
+
+MONAIBUNDLE = Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle" / "main.py"
+MODALITIES = {"source_segmentation": "source", "domain_adaptation": "target"}
+CHAIN = "crosswarp"
+REVERSED = "crosswarp_target_to_source"
+
+
+def run_and_datalist(conf: Mapping[str, str]) -> tuple[Path, Path]:
+    """The folder of the run that the server was started with, and its datalist."""
+    run = Path(conf["run"]).resolve()
+    return run, Path(json.loads((run / "run.json").read_text())["datalist"])
+
+
+def modality_of(image: str, datastore: Datastore) -> str:
+    """``"source"`` or ``"target"``, as the image's info says."""
+    return datastore.get_image_info(image).get("modality", "target")
+
+
+def labelled_records(datastore: Datastore, modality: str) -> list[dict[str, str]]:
+    """Image and final label, as paths, of the images of a modality that have one."""
+    return [
+        {
+            "image": datastore.get_image_uri(image),
+            "label": datastore.get_label_uri(image, DefaultLabelTag.FINAL),
+        }
+        for image in sorted(datastore.get_labeled_images())
+        if modality_of(image, datastore) == modality
+    ]
+
+
+class RegistrationInferTask(BundleInferTask):
+    """The whole chain on a pair; writes the transforms and judges the pair beside returning the label."""
+
+    def __init__(self, path: str, conf: dict[str, str], moving: str, fixed: str) -> None:
+        self.modalities = {"moving_modality": moving, "fixed_modality": fixed}
+        self.results = tempfile.TemporaryDirectory()
+        super().__init__(path, conf)
+
+    def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
+        parser = super()._load_bundle_config(path, config)
+        parser.config |= self.modalities | {"output_dir": self.results.name}
+        return parser
+
+    def post_transforms(self, data: Any = None) -> Sequence[Callable]:
+        """The bundle's own writers of transforms and quality come first."""
+        transforms = super().post_transforms(data)
+        written = self.bundle_config.get_parsed_content("postprocessing").transforms
+        kept = [each for each in written if type(each).__name__ in ("SaveTransformsd", "SaveQualityd")]
+        return [*kept, *transforms]
+
+    def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[Any, Any]:
+        """Add the verdict and the transforms' files to the response."""
+        label, params = super().writer(data, extension, dtype)
+        quality = data["quality"]
+        stem = f"{self.results.name}/{quality['moving']}_to_{quality['fixed']}"
+        files = {kind: f"{stem}_{kind}.h5" for kind in ("transform", "inverse")}
+        return label, {**params, "quality": quality, "files": files}
+
+
+class SerialScoring(EpistemicScoring):
+    """Scores target images one by one: threads would unload a bundle's modules under each other."""
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Score what has no label and no score of the present weights."""
+        return super().__call__({**request, "max_workers": 1}, datastore)
+
+    def run_scoring(self, image_id: str, simulation_size: int, model_ts: int, datastore: Datastore) -> None:
+        """Write an image's score into its info, if it is of the target."""
+        if modality_of(image_id, datastore) == "target":
+            super().run_scoring(image_id, simulation_size, model_ts, datastore)
+
+
+class ModalityTrainTask(BundleTrainTask):
+    """Fine-tunes a segmentation with the labels of one modality."""
+
+    def __init__(self, path: str, conf: dict[str, str], modality: str) -> None:
+        super().__init__(path, conf)
+        self.modality = modality
+
+    def _fetch_datalist(self, request: Mapping[str, Any], datastore: Datastore) -> list[dict[str, str]]:
+        return labelled_records(datastore, self.modality)
+
+
+class RefreshTask(BundleTrainTask):
+    """Trains stage 4 of a run again, with the final labels of target images in its pool of label maps."""
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Run the chain, of which only what is stale is trained, and serve what came of it."""
+        run, datalist = run_and_datalist(self.conf)
+        records = labelled_records(datastore, "target")
+        for record in records:  # a label that was corrected again has the same name
+            record["sha256"] = hashlib.sha256(Path(record["label"]).read_bytes()).hexdigest()
+        options = {key: request[key] for key in ("max_epochs",) if key in request}
+        overrides = {
+            "bundle_root": self.bundle_path,
+            "run_dir": str(run),
+            "datalist": str(datalist),
+            "device": name_to_device(request.get("device", "cuda")),
+            "multimodal_registration": {"corrected": records, **options},
+        }
+        sys.path.insert(0, self.bundle_path)
+        unload_module("scripts")
+        self.run_single_gpu({}, overrides)
+        sys.path.remove(self.bundle_path)
+        served = Path(self.bundle_path) / "models" / "model.pt"
+        partial = served.with_suffix(".partial")
+        shutil.copyfile(run / "models" / "model.pt", partial)
+        partial.replace(served)
+        return {"corrected": len(records)}
+
+
+class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONAILabelApp):
+    """Segmentation of both modalities, registration both ways, and training of each."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        super().__init__(app_dir, studies, conf)
+        if "run" not in conf:
+            return
+        source = json.loads(run_and_datalist(conf)[1].read_text())["source"]
+        records = [record for section in source.values() if isinstance(section, list) for record in section]
+        files = {Path(record["image"]).name for record in records}
+        for image in self.datastore().list_images():
+            info = self.datastore().get_image_info(image)
+            if info.get("name") in files and "modality" not in info:
+                self.datastore().update_image_info(image, {"modality": "source"})
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """The bundles' tasks; registration in either direction."""
+        infers = super().init_infers()
+        path = self.models[CHAIN]
+        infers[CHAIN] = RegistrationInferTask(path, self.conf, "source", "target")
+        infers[REVERSED] = RegistrationInferTask(path, self.conf, "target", "source")
+        return infers
+
+    def init_trainers(self) -> dict[str, TrainTask]:
+        """Fine-tuning of the segmentations, and of the registration where its run is given."""
+        trainers: dict[str, TrainTask] = {
+            name: ModalityTrainTask(self.models[name], self.conf, modality)
+            for name, modality in MODALITIES.items()
+            if name in self.models
+        }
+        if "run" in self.conf:
+            trainers[CHAIN] = RefreshTask(self.models[CHAIN], self.conf)
+        return trainers
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """The bundles' own, one image after the other."""
+        methods = super().init_scoring_methods()
+        return {
+            name: SerialScoring(each.infer_task, each.max_samples, each.simulation_size)
+            for name, each in methods.items()
+        }
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Random, first and epistemic."""
+        return super().init_strategies() | {"epistemic": Epistemic()}
+
+    def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
+        """Infer; for a registration, from and to images of the datastore."""
+        if request.get("model") not in (CHAIN, REVERSED):
+            return super().infer(request, datastore)
+        datastore = datastore or self.datastore()
+        fixed, moving = request["image"], request.get("moving")
+        known = datastore.list_images()
+        if fixed not in known or moving not in known:
+            raise HTTPException(
+                status_code=404,
+                detail="Expected two images of the datastore, 'image' and in params 'moving', got "
+                f"{fixed!r} and {moving!r}; it has {', '.join(sorted(known))}.",
+            )
+        request = request | {"moving": datastore.get_image_uri(moving)}
+        if label := datastore.get_label_uri(moving, DefaultLabelTag.FINAL):
+            request["moving_label"] = label
+        result = super().infer(request, datastore)
+        for kind, file in result["params"].pop("files").items():
+            tag = f"{kind}_from_{moving}"
+            datastore.save_label(fixed, file, tag, {"moving": moving})
+            result["params"][kind] = {"label": fixed, "tag": tag}
+        for file in Path(self._infers[request["model"]].results.name).iterdir():
+            file.unlink()
+        return result

@@ -1,0 +1,97 @@
+"""Serve packaged bundles with MONAI Label: unpack the zips into an app's folder and start the server.
+
+    python apps/monailabel/serve.py --zips dist --studies IMAGES --folder runs/demo/label
+
+Runs in the environment of `requirements-label.txt`. `--app monaibundle` (the default) is MONAI Label's own
+app, `--app crosswarp` ours. Whatever else is given goes to `monailabel start_server`: `--port 8001`, or
+`--host 0.0.0.0` to serve other machines, too; the server asks for no password.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from crosswarp.pipeline.verify import unpack
+
+APPS = {
+    "monaibundle": Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle",
+    "crosswarp": Path(__file__).parent,
+}
+SEGMENTATION = ("source_segmentation", "domain_adaptation")
+SERVED = (*SEGMENTATION, "crosswarp")
+
+
+def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
+    """Copy an app to a folder, and verify and unpack bundles into it, as far as they are not there.
+
+    MONAI Label trains with a bundle's ``train.json``. That of a packaged stage is what trained it, which
+    needs the other stages and their data; so ``monai_label.json``, which trains on labelled images alone,
+    takes its place. Only our own app trains the chain.
+
+    Args:
+        app: the app's own folder.
+        zips: of the bundles to serve.
+        folder: where to put the app.
+
+    Returns:
+        the folder.
+
+    Raises:
+        BundleError: for a zip that is not what was packaged.
+    """
+    shutil.copytree(
+        app, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "model", "logs")
+    )
+    for path in zips:
+        name = path.name.rpartition("_v")[0]
+        if (folder / "model" / name).exists():
+            continue
+        configs = unpack(path, folder / "model") / "configs"
+        if name in SEGMENTATION:
+            (configs / "monai_label.json").replace(configs / "train.json")
+        elif app != APPS["crosswarp"]:
+            (configs / "train.json").unlink()
+    return folder
+
+
+def start_command(app: Path, studies: Path, models: Iterable[str] = SERVED, *arguments: str) -> list[str]:
+    """The command that starts MONAI Label on an installed app, without reaching for the internet."""
+    conf = {"models": ",".join(models), "zoo_source": "ngc", "sam2": "false"}
+    conf |= {"epistemic_model": SEGMENTATION[1]}
+    pairs = [word for key, value in conf.items() for word in ("--conf", key, value)]
+    start = [sys.executable, "-m", "monailabel.main", "start_server"]
+    return [*start, "--app", str(app), "--studies", str(studies), *pairs, *arguments]
+
+
+def main() -> None:
+    """Install and start; the server takes this process's place."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--zips", type=Path, default=Path("dist"), help="folder of the packaged bundles")
+    parser.add_argument("--studies", type=Path, required=True, help="folder of the images to label")
+    parser.add_argument("--folder", type=Path, required=True, help="where the app and its bundles are put")
+    parser.add_argument("--app", choices=APPS, default="monaibundle")
+    options, arguments = parser.parse_known_args()
+    zips = [path for name in SERVED for path in sorted(options.zips.glob(f"{name}_v*.zip"))[-1:]]
+    if len(zips) < len(SERVED):
+        parser.error(
+            f"expected {', '.join(f'{name}_v*.zip' for name in SERVED)} in {options.zips}, got {zips}"
+        )
+    app = install(APPS[options.app], zips, options.folder / options.app)
+    if "--host" not in arguments:
+        arguments += ["--host", "127.0.0.1"]
+    if options.app == "monaibundle":  # its scoring in the background may fail: see `SerialScoring` of our app
+        os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
+    command = start_command(app, options.studies, SERVED, *arguments)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

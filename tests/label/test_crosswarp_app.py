@@ -1,0 +1,147 @@
+"""Our own MONAI Label app: pairs of the datastore, their transforms, and stage 4 with corrected labels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytest.importorskip("monailabel", reason="needs the environment of requirements-label.txt")
+
+import SimpleITK as sitk
+from monai.bundle import run
+
+from apps.monailabel.serve import APPS, SERVED, install
+from crosswarp.pipeline.package import package
+from tests.cohorts import write_blob_cohort
+from tests.label.server import Client, serving
+from tests.trained_run import write_trained_run
+
+pytestmark = pytest.mark.label
+
+
+@dataclass
+class Session:
+    client: Client
+    app: Path
+    run: Path
+    data: Path
+    out: Path
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    """A run that was trained for a step, packaged and served with images of both modalities."""
+    folder = tmp_path_factory.mktemp("crosswarp_app")
+    datalist = write_blob_cohort(folder / "data", num_classes=3, spatial_size=(32, 24))
+    tiny = write_trained_run(folder / "tiny", datalist)
+    first = install(APPS["crosswarp"], package(str(tiny), str(folder / "tiny_zips")), folder / "first")
+    trained, bundle = folder / "run", first / "model" / "crosswarp"
+    place = {"run_dir": str(trained), "datalist": str(datalist), "device": "cpu"}
+    run(config_file=str(bundle / "configs" / "train.json"), bundle_root=str(bundle), **place)
+    zips = package(str(trained), str(folder / "dist"))
+    app = install(APPS["crosswarp"], [path for path in zips if path.name.startswith(SERVED)], folder / "app")
+    studies, out = folder / "studies", folder / "out"
+    studies.mkdir(), out.mkdir()
+    for name in ("warmtest0", "warmtest1", "coldtest0", "coldtest1", "coldval0", "coldval1"):
+        shutil.copy(folder / "data" / "images" / f"{name}.nii.gz", studies)
+    shutil.copy(studies / "warmtest0.nii.gz", studies / "stranger.nii.gz")
+    with serving(app, studies, SERVED, "--conf", "run", str(trained)) as client:
+        info = {"info": json.dumps({"modality": "source"})}
+        client.request("PUT", "datastore/image/info", params={"image": "stranger"}, data=info)
+        yield Session(client, app, trained, folder / "data", out)
+
+
+def test_both_directions_and_all_trainings_are_offered(session: Session) -> None:
+    info = session.client.info()
+    assert set(info["models"]) == {*SERVED, "crosswarp_target_to_source"}
+    assert set(info["trainers"]) == set(SERVED) and "epistemic" in info["strategies"]
+
+
+@pytest.mark.parametrize(
+    ("model", "moving", "fixed"),
+    [
+        ("crosswarp", "warmtest0", "coldtest1"),
+        ("crosswarp_target_to_source", "coldtest0", "warmtest1"),
+    ],
+)
+def test_a_pair_of_the_datastore_and_its_transforms(
+    session: Session, model: str, moving: str, fixed: str
+) -> None:
+    """The final label of the moving image comes back warped; the transform that comes back warps it too."""
+    manual = session.data / "labels" / f"{moving}.nii.gz"
+    session.client.save_label(moving, manual)
+    label, params = session.client.infer(model, fixed, session.out, moving=moving)
+    assert params["quality"]["verdict"] in ("ok", "check", "failed")
+    assert (params["quality"]["moving"], params["quality"]["fixed"]) == (moving, fixed)
+    transforms = {}
+    for kind in ("transform", "inverse"):
+        assert params[kind] == {"label": fixed, "tag": f"{kind}_from_{moving}"}
+        file = session.out / f"{kind}.h5"
+        file.write_bytes(session.client.request("GET", "datastore/label", params=params[kind]).content)
+        transforms[kind] = sitk.ReadTransform(str(file))
+    reference = sitk.ReadImage(str(session.data / "images" / f"{fixed}.nii.gz"))
+    warped = sitk.Resample(
+        sitk.ReadImage(str(manual)), reference, transforms["transform"], sitk.sitkNearestNeighbor
+    )
+    served = np.squeeze(np.asarray(nib.load(label).dataobj))
+    assert np.count_nonzero(served) and np.mean(sitk.GetArrayFromImage(warped).T == served) > 0.99
+    point = reference.TransformContinuousIndexToPhysicalPoint([15.0, 12.0])
+    back = transforms["inverse"].TransformPoint(transforms["transform"].TransformPoint(point))
+    np.testing.assert_allclose(back, point, atol=0.5)
+
+
+def test_an_image_that_is_not_there_is_named(session: Session) -> None:
+    with pytest.raises(RuntimeError, match=r"404 .*'coldtest0' and 'nobody'; it has coldtest0, "):
+        session.client.infer("crosswarp", "coldtest0", session.out, moving="nobody")
+
+
+def test_the_least_certain_image_is_offered_first(session: Session) -> None:
+    session.client.request("POST", "scoring/domain_adaptation", params={"run_sync": True}, json={})
+    scores = {}
+    for name in ("coldtest1", "coldval0", "coldval1", "warmtest1", "stranger"):
+        info = session.client.request("GET", "datastore/image/info", params={"image": name}).json()
+        scores[name] = info.get("epistemic_entropy", -1)
+        assert (scores[name] > 0) == name.startswith("cold")
+    offered = session.client.request("POST", "activelearning/epistemic").json()["id"]
+    assert offered == max(scores, key=scores.__getitem__)
+
+
+def test_segmentations_learn_from_their_own_modality(session: Session) -> None:
+    for name in ("warmtest0", "coldtest0"):
+        session.client.save_label(name, session.data / "labels" / f"{name}.nii.gz")
+    session.client.save_label("stranger", session.data / "labels" / "warmtest0.nii.gz")
+    for model, image in (("source_segmentation", "warmtest0"), ("domain_adaptation", "coldtest0")):
+        session.client.train(model, max_epochs=1, val_split=0)
+        log = session.client.log.read_text()
+        data = log[log.rindex("train#dataset#data") :][:600]
+        assert image in data and ("cold" if image.startswith("warm") else "warm") + "test" not in data
+
+
+def test_corrected_target_labels_refresh_stage_4(session: Session) -> None:
+    served = session.app / "model" / "crosswarp" / "models" / "model.pt"
+    manifests = {
+        name: (session.run / name / "manifest.json").read_text()
+        for name in ("source_segmentation", "domain_adaptation", "multimodal_registration")
+    }
+    before = served.read_bytes()
+    for correction in ("coldtest0", "coldtest1"):  # the same image, its label corrected again
+        session.client.save_label("coldtest0", session.data / "labels" / f"{correction}.nii.gz")
+        session.client.train("crosswarp")
+        assert served.read_bytes() == (session.run / "models" / "model.pt").read_bytes()
+        assert served.read_bytes() != before
+    stage = session.run / "multimodal_registration"
+    (record,) = json.loads((stage / "configs" / "train.json").read_text())["corrected"]
+    assert record["image"].endswith("coldtest0.nii.gz") and "/labels/final/" in record["label"]
+    assert len(list((session.run / "previous").glob("multimodal_registration-*"))) == 2
+    for name, manifest in manifests.items():
+        unchanged = (session.run / name / "manifest.json").read_text() == manifest
+        assert unchanged == (name != "multimodal_registration")
+    label, _ = session.client.infer("crosswarp", "coldtest1", session.out, moving="warmtest0")
+    assert nib.load(label).shape == (32, 24, 1)
