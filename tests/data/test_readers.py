@@ -123,4 +123,6 @@ def test_a_given_spacing_replaces_that_of_a_screen(tmp_path):
     loader = LoadImage(
         reader="crosswarp.data.readers.AnyFormatReader", spacing=[0.3, 0.4], ensure_channel_first=True
     )
-    np.testing.assert_allclose(loader(tmp_path / "picture.tif").affine, np.diag([-0.3, -0.4, 1]), rtol=1e-4)
+    image = loader(tmp_path / "picture.tif")
+    np.testing.assert_allclose(image.affine, np.diag([-0.3, -0.4, 1]), rtol=1e-4)
+    np.testing.assert_allclose(image.meta["file_affine"], np.diag([-0.3, -0.4, 1, 1]), rtol=1e-4)
