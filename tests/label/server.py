@@ -84,8 +84,10 @@ def serving(app: Path, studies: Path, models: Iterable[str] = SERVED, *arguments
         port = free.getsockname()[1]
     log = app.parent / f"{app.name}.log"
     command = start_command(app, studies, models, "--host", "127.0.0.1", "--port", str(port), *arguments)
-    # scores only when asked for: each scoring starts another process
-    environment = {**os.environ, "MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
+    # Scores only when asked for: each scoring starts another process. No watching of the studies' folder:
+    # what the watcher's thread reads again may replace what a request has just noted.
+    settings = ("MONAI_LABEL_AUTO_UPDATE_SCORING", "MONAI_LABEL_DATASTORE_AUTO_RELOAD")
+    environment = os.environ | dict.fromkeys(settings, "false")
     with log.open("w") as output:
         server = subprocess.Popen(
             command, stdout=output, stderr=output, env=environment, cwd=app.parent, start_new_session=True
