@@ -42,6 +42,7 @@ def evaluate(
     run: str,
     datalist: str | None = None,
     baselines: str | Sequence[str] | None = None,
+    target_labels: str | None = None,
     **overrides: Any,
 ) -> None:
     """Evaluate a trained run on the test records, and write its report.html: configs/evaluate.json.
@@ -51,14 +52,16 @@ def evaluate(
         datalist: the data, where they are not where they were in training.
         baselines: other methods to compare with on the same pairs, `all` or names of configs/baselines,
             separated by commas.
+        target_labels: for the baseline of this name, a datalist with labels of the target modality.
         overrides: ids of the config.
 
     Raises:
         ValueError: for a baseline that there is not.
     """
-    place = {} if datalist is None else {"datalist": str(datalist)}
+    places = {"datalist": datalist, "target_labels": target_labels}
+    given = {key: str(value) for key, value in places.items() if value is not None}
     files = [checkout_config("evaluate"), *baseline_configs(baselines)]
-    run_config(files, CHECKOUT, run_dir=str(run), **place, **overrides)
+    run_config(files, CHECKOUT, run_dir=str(run), **given, **overrides)
 
 
 def register(
