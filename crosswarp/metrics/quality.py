@@ -161,7 +161,8 @@ def judge(
             continue
         soft, hard = limits[name]
         rising = soft > hard  # more is better
-        level = sum(value < limit if rising else value > limit for limit in (soft, hard))
+        # the other way round, NaN would pass for good
+        level = sum(not (value >= limit if rising else value <= limit) for limit in (soft, hard))
         if level:
             sign, limit = "<" if rising else ">", (soft, hard)[level - 1]
             reasons.append(f"{words}: {value:.3g} {sign} {limit:g}")

@@ -85,6 +85,13 @@ def test_folds_are_flagged_and_limits_can_be_left_out():
     assert judge(quality, {"confidence": (0.9, 0.75)}) == ("ok", [])
 
 
+def test_what_could_not_be_computed_has_failed():
+    size, phi = (16, 16), identity_map((16, 16))
+    nothing = torch.full_like(phi, torch.nan)
+    quality = pair_quality(phi, nothing, disc(size, 0.5), disc(size, 0.5), *[image_of(size, 1.0)] * 2)
+    assert judge(quality) == ("failed", ["error of the inverse in percent of the diagonal: nan > 5"])
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_images_that_do_not_meet_in_space_are_flagged(size):
     dims, probabilities, phi = len(size), disc(size, 0.5), identity_map(size)
