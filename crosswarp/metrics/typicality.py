@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from monai.transforms.utils_pytorch_numpy_unification import percentile
 
 from ..spatial import as_float32, identity_map
 
 Statistics = Mapping[str, Any]
-QUANTILES = (0.25, 0.5, 0.75, 0.9)
+PERCENTILES = (25, 50, 75, 90)
 SCALES = 4
 LEAST_SPREAD = 0.02  # of intensities from 0 to 1, and of logarithms: less is no difference
 
@@ -32,9 +33,8 @@ def appearance_features(image: torch.Tensor) -> torch.Tensor:
         ``[B, C, F]``.
     """
     image = as_float32(image)
-    values = torch.quantile(image.flatten(2), torch.tensor(QUANTILES, device=image.device), dim=2).movedim(
-        0, -1
-    )
+    # not torch.quantile, which takes no more than 16 million values
+    values = percentile(image.flatten(2), PERCENTILES, dim=2).movedim(0, -1)
     roughness = []
     pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
     for _ in range(SCALES):

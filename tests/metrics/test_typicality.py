@@ -30,6 +30,11 @@ def test_features_of_a_ramp_are_known(size):
     assert features[0, 0, 5].item() == pytest.approx(np.log((2 * step) ** 2 / len(size) + 1e-6), abs=1e-3)
 
 
+def test_a_volume_of_any_size_has_features():
+    features = appearance_features(torch.linspace(0, 1, 2**24 + 2).view(1, 1, 2, -1))
+    assert features[0, 0, :4].tolist() == pytest.approx([0.25, 0.5, 0.75, 0.9], abs=1e-6)
+
+
 def test_features_of_a_box_are_its_volume_place_and_width():
     labels = torch.zeros(1, 3, 21, 11)
     labels[:, 0] = 1
