@@ -41,23 +41,21 @@ def read_transforms(paths: Sequence[str | Path]) -> Any:
     transforms, faults = [], []
     for path in map(str, paths):
         try:
-            transforms.append(_read_field(path) if path.lower().endswith(IMAGES) else _read_transform(path))
+            read = _read_field if path.lower().endswith(IMAGES) else _read_transform
+            transforms.append((path, read(path)))
         except (RuntimeError, KeyError, TypeError) as error:  # what ITK raises for a file that it cannot take
             reason = str(error).split("ITK ERROR:")[-1].strip().split("\n")[0][:160]
             faults.append(f"{path} holds no transform that ITK can read ({reason})")
         except ValueError as error:
             faults.append(str(error))
-    dims = {transform.GetInputSpaceDimension() for transform in transforms}
+    dims = {transform.GetInputSpaceDimension() for _, transform in transforms}
     if len(dims) > 1:
-        found = ", ".join(
-            f"{path} {transform.GetInputSpaceDimension()}D"
-            for path, transform in zip(paths, transforms, strict=False)
-        )
+        found = ", ".join(f"{path} {transform.GetInputSpaceDimension()}D" for path, transform in transforms)
         faults.append(f"transforms of different dimensions cannot be composed: {found}")
     if faults:
         raise ValueError("; ".join(faults) + ".")
     composite = itk.CompositeTransform[itk.D, dims.pop()].New()
-    for transform in reversed(transforms):  # ITK applies to points what was added last first
+    for _, transform in reversed(transforms):  # ITK applies to points what was added last first
         composite.AddTransform(transform)
     return composite
 

@@ -253,6 +253,11 @@ def test_pictures_and_channels(tmp_path):
         ),
         ({"transform": "bad.h5"}, ValueError, "bad.h5 holds no transform that ITK can read"),
         ({"transform": ["transform.h5", "other.tfm"]}, ValueError, "different dimensions cannot be composed"),
+        (
+            {"transform": ["bad.h5", "transform.h5", "other.tfm"]},
+            ValueError,
+            "different dimensions.*: [^ ]*transform.h5 {dims}D, [^ ]*other.tfm .D",
+        ),
         ({"transform": "other.tfm"}, ValueError, "Expected a transform of {dims} dimensions for .*b.nii.gz"),
         ({"moving": "bad.nii.gz"}, ValueError, "bad.nii.gz: unreadable as an image"),
         ({"fixed": None}, ValueError, "Expected --fixed, the image whose grid"),
