@@ -296,7 +296,7 @@ class Evaluation:
             rows += self.register("crosswarp", own, prepared, pairs)
             pictures = self.pictured_pairs(own, prepared, predicted, pairs, rows)
         remarks = [f"Baseline {name} was left out: {reason}." for name, reason in left_out.items()]
-        for name in (name for name in self.baselines if name not in left_out):
+        for name in (name for name in self.baselines if pairs and name not in left_out):
             path = folder / "baselines" / f"{name}.json"
             stored = self.stored_rows(path, fingerprints[name], name, images, pairs)
             rows += stored["rows"]

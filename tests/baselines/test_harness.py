@@ -180,3 +180,14 @@ def test_peak_memory_is_that_of_what_is_measured() -> None:
     assert 0 < small.seconds < large.seconds
     if small.memory_mib == small.memory_mib:  # Linux
         assert large.memory_mib - small.memory_mib == pytest.approx(256, abs=16)
+
+
+def test_without_a_pair_there_is_nothing_to_compare(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    datalist = run.parent / "data" / "datalist.json"
+    content = json.loads(datalist.read_text())
+    del content["source"]["test"]
+    datalist.write_text(json.dumps(content))
+    run = write_trained_run(run.parent / "unpaired", datalist)
+    rows = evaluate(run, "identity,lncc_network")
+    assert {row["kind"] for row in rows} == {"segmentation"}
+    assert "0 of their 0 pairs were registered" in capsys.readouterr().out
