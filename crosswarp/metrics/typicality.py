@@ -34,7 +34,7 @@ def appearance_features(image: torch.Tensor) -> torch.Tensor:
     """
     image = as_float32(image)
     # not torch.quantile, which takes no more than 16 million values
-    values = percentile(image.flatten(2), PERCENTILES, dim=2).movedim(0, -1)
+    values = torch.as_tensor(percentile(image.flatten(2), PERCENTILES, dim=2)).movedim(0, -1)
     roughness = []
     pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
     for _ in range(SCALES):
