@@ -7,7 +7,9 @@ from math import isnan, nan
 from statistics import fmean
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.stats import wilcoxon
 
 from .rows import Row
@@ -72,6 +74,29 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
+def disjoint_pairs(values: ArrayLike, first: Sequence[str], second: Sequence[str]) -> NDArray[np.float64]:
+    """Return values of pairs that share no subject, as a test needs them that takes values to be independent.
+
+    The mean over all pairs of a subject would not do: those of two subjects share everyone on the other side.
+
+    Args:
+        values: ``[N]``.
+        first: subject of each value on one side, ``[N]``.
+        second: subject of each value on the other side, ``[N]``.
+
+    Returns:
+        The mean values of as many pairs of subjects as there can be, each subject in one of them at most on
+        its side. The values have no part in the choice.
+    """
+    index = tuple(np.unique(side, return_inverse=True)[1] for side in (first, second))
+    total, count = np.zeros((2, index[0].max() + 1, index[1].max() + 1))
+    np.add.at(total, index, values)
+    np.add.at(count, index, 1)
+    partner = maximum_bipartite_matching(csr_array(count), perm_type="column")
+    chosen = np.flatnonzero(partner >= 0), partner[partner >= 0]
+    return total[chosen] / count[chosen]
+
+
 def compare_methods(rows: Iterable[Row], reference: str = "crosswarp") -> list[Row]:
     """Compare methods with one of them on the same pairs, by Dice averaged over the classes of each pair.
 
@@ -83,9 +108,9 @@ def compare_methods(rows: Iterable[Row], reference: str = "crosswarp") -> list[R
         For each direction, then for both together (``"both"``), a row for each method, the reference first:
         ``pairs``, ``dice_mean`` with its 95 % interval ``dice_low`` and ``dice_high``
         (:func:`bootstrap_interval`), and, but for the reference, ``difference_mean``, ``difference_low`` and
-        ``difference_high`` (reference minus method, above 0 where the reference is ahead), ``subjects``
-        (fixed ones), and ``p``, of Wilcoxon's signed-rank test on the means of each fixed subject, two-sided,
-        and ``p_holm``, corrected for the number of methods in the direction.
+        ``difference_high`` (reference minus method, above 0 where the reference is ahead), ``p``, of
+        Wilcoxon's signed-rank test on the differences of :func:`disjoint_pairs`, two-sided, their number
+        ``disjoint_pairs``, and ``p_holm``, corrected for the number of methods in the direction.
     """
     classes: dict[str, dict[tuple[str, ...], list[float]]] = {}
     for row in rows:
@@ -117,10 +142,9 @@ def compare_methods(rows: Iterable[Row], reference: str = "crosswarp") -> list[R
                 low, high = bootstrap_interval(difference, *sides)
                 entry |= {"difference_mean": float(difference.mean())}
                 entry |= {"difference_low": low, "difference_high": high}
-                fixed = np.array([key[2] for key in keys])
-                means = [difference[fixed == subject].mean() for subject in np.unique(fixed)]
-                entry["subjects"] = len(means)
-                entry["p"] = float(wilcoxon(means).pvalue) if np.any(means) else 1.0
+                independent = disjoint_pairs(difference, *sides)
+                entry["disjoint_pairs"] = len(independent)
+                entry["p"] = float(wilcoxon(independent).pvalue) if independent.any() else 1.0
             entries.append(entry)
         tested: list[Row] = [entry for entry in entries if "p" in entry]
         for entry, p in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
