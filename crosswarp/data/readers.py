@@ -226,7 +226,7 @@ def series_files(folder: str | Path) -> list[str]:
             f"{folder}: has slices that do not say where they lie; name one file, or convert"
         )
     position, orientation, spacing = (
-        np.array([_numbers(header.get(key, "1")) for header in headers.values()])
+        np.array([_numbers(header.get(key, r"1\1")) for header in headers.values()])
         for key in ("position", "orientation", "spacing")
     )
     sizes = {(header["rows"], header["columns"]) for header in headers.values()}

@@ -93,6 +93,7 @@ def spoil(folder, **change):
         ("sizes", "have mixed sizes and mixed pixel spacings"),
         ("series", r"has 2 DICOM series: .*1.2.3 \(4 files\).*keep one in a folder"),
         ("position", "do not say where they lie"),
+        ("spacing", "mixed pixel spacings"),
         ("nothing", "has no DICOM image"),
     ],
 )
@@ -103,9 +104,9 @@ def test_a_folder_that_is_no_volume_is_refused(tmp_path, fault, message):
     elif fault == "nothing":
         for path in folder.iterdir():
             path.write_text("no image")
-    elif fault == "position":
+    elif fault in ("position", "spacing"):
         dataset = pydicom.dcmread(path := spoil(folder))
-        del dataset.ImagePositionPatient
+        del dataset[{"position": "ImagePositionPatient", "spacing": "PixelSpacing"}[fault]]
         dataset.save_as(path)
     elif fault == "sizes":
         path = spoil(folder)
