@@ -105,7 +105,8 @@ class Registrar:
 
     - arrays and tensors are ``[*spatial]`` or ``[C, *spatial]``. The first spatial axis is x, left to right
       in a picture, the second y, downwards: what PIL and matplotlib show as ``[row, column]`` has to be
-      transposed. Without an affine they are taken to lie as the networks see images, with 1 mm spacing;
+      transposed. Without an affine they are taken to lie as the networks see images, with the spacing of
+      the config's ``moving_spacing`` and ``fixed_spacing`` (x first), or 1 mm;
     - a ``MetaTensor`` has an affine to mm in RAS, as MONAI and nibabel give it;
     - an ``itk.Image`` has its own geometry, which the results share.
 
@@ -447,7 +448,8 @@ class _Pipeline:
         faults = []
         for key in images.keys() - paths.keys():
             try:
-                readers[key] = InMemoryReader(images[key], self.spatial_dims)
+                spacing = self.parser.get_parsed_content(f"{key}_spacing", default=None)
+                readers[key] = InMemoryReader(images[key], self.spatial_dims, spacing)
             except ValueError as error:
                 faults.append(f"{key}: {error}")
         item: Item = {}

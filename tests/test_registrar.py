@@ -252,6 +252,20 @@ def test_overrides_reach_the_config(run: Path) -> None:
     assert crosswarp.load(run, quality_limits=lenient).register(image, image).verdict == "ok"
 
 
+def test_a_given_spacing_is_that_of_an_array(run: Path) -> None:
+    trained = crosswarp.load(run, moving_spacing=0.5)
+    image = np.random.default_rng(0).normal(size=(20, 18, 16)[: trained.spatial_dims])
+    pair = trained.register(image, image)
+    assert pair.quality["notes"] == [
+        "the fixed image does not state its spacing: 1 mm stands in (give fixed_spacing)"
+    ]
+    assert pair.quality["extent_overlap"] < 1
+    corners = [pair.transform.TransformPoint(point) for point in ([0.0] * image.ndim, [1.0] * image.ndim)]
+    assert np.abs(np.subtract(*corners)) == pytest.approx(0.5, abs=0.1)  # the run deforms a little
+    with pytest.raises(ValueError, match="moving: states its spacing, 2 ×.* 0.5 ×.*was given"):
+        trained.register(MetaTensor(image, affine=np.diag([2.0] * image.ndim + [1])), image)
+
+
 def test_saves_under_the_names_of_files_or_of_the_roles(run: Path, tmp_path: Path) -> None:
     trained = crosswarp.load(run)
     image = run.parent / "data" / "images" / "warmtest0.nii.gz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ class InMemoryReader(AnyFormatReader):
         image: ``[*spatial]`` or ``[C, *spatial]`` as numpy array, tensor or MetaTensor, whose first spatial
             axis is x, as MONAI and nibabel load it; or an ``itk.Image``, also a slice that ITK keeps as a
             volume. A MetaTensor's affine leads to mm in RAS. Arrays and tensors without an affine are taken
-            to lie as the networks see images (in 2D x to the left and y to the back, in 3D RAS), with 1 mm.
+            to lie as the networks see images (in 2D x to the left and y to the back, in 3D RAS), with the
+            given spacing, or 1 mm.
         spatial_dims: 2 or 3.
+        spacing: in mm, for images that have no affine; see `AnyFormatReader`.
 
     Raises:
         ValueError: for anything else, or a wrong number of axes.
     """
 
-    def __init__(self, image: Any, spatial_dims: int) -> None:
-        super().__init__()
+    def __init__(self, image: Any, spatial_dims: int, spacing: float | Sequence[float] | None = None) -> None:
+        super().__init__(spacing)
         self.has_place = is_itk(image) or isinstance(image, MetaTensor)
         if is_itk(image):
             self.image = image
