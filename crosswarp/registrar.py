@@ -494,6 +494,8 @@ class _Pipeline:
             )
         if not torch.isfinite(image.as_subclass(Tensor)).all():
             faults.append(f"{key}: Expected finite intensities, got NaN or infinity: replace them.")
+        elif image.min() == image.max():
+            faults.append(f"{key}: Expected an image, got {image.min().item():g} at every point.")
         return faults
 
     def component(self, kind: type) -> Any:
