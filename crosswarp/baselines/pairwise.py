@@ -43,9 +43,11 @@ class PairwiseMethod:
 
     Attributes:
         failures: how often it failed.
+        device: the CPU, whose memory is measured.
     """
 
     failures = 0
+    device = torch.device("cpu")
 
     def unavailable(self) -> str | None:
         """Nothing is missing."""

@@ -412,7 +412,7 @@ class Evaluation:
         prepared: Prepared = {}
         every = [(key, image) for key, each in images.items() for image in each]
         for number, (key, image) in enumerate(tqdm(every, desc=f"{name}: images", unit="image")):
-            with measured_cost(self.device) as cost:
+            with measured_cost(getattr(method, "device", self.device)) as cost:
                 value = method.prepare(image, key)
             if isinstance(value, Tensor):
                 file = scratch / f"{number}.npy"
@@ -439,7 +439,7 @@ class Evaluation:
         rows: list[Row] = []
         for start in tqdm(range(0, len(pairs), self.batch_size), desc=f"{name}: pairs", unit="batch"):
             batch = pairs[start : start + self.batch_size]
-            with measured_cost(self.device) as cost:
+            with measured_cost(getattr(method, "device", self.device)) as cost:
                 both_ways = self.maps(method, prepared, batch)
             for images, *maps in zip(batch, *(phi.split(1) for phi in both_ways), strict=True):
                 seconds = sum(prepared[image.name][1] for image in images)

@@ -22,7 +22,8 @@ class RegistrationMethod(Protocol):
 
     Images come on the networks' grid, the extents of a pair laid onto each other: the identity map is the
     pair as it is, unregistered. A method may have ``digest``, of what it has learnt, by which stored
-    measurements are known to be of the same, and ``failures``, the number of maps that it did not find.
+    measurements are known to be of the same, ``failures``, the number of maps that it did not find, and
+    ``device``, where it computes if not where the networks of the run do.
     """
 
     def unavailable(self) -> str | None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import run as run_bundle
@@ -16,7 +19,10 @@ import scripts.baselines.elastix
 import scripts.baselines.identity
 import scripts.pipeline.evaluation
 from crosswarp.__main__ import baseline_configs
+from crosswarp.baselines.identity import Identity
+from crosswarp.metrics import MeasuredImage
 from crosswarp.pipeline.bundle import INFERENCE, read_json, write_json
+from crosswarp.pipeline.evaluation import Evaluation
 from crosswarp.pipeline.methods import measured_cost
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, write_trained_run
@@ -180,6 +186,23 @@ def test_peak_memory_is_that_of_what_is_measured() -> None:
     assert 0 < small.seconds < large.seconds
     if small.memory_mib == small.memory_mib:  # Linux
         assert large.memory_mib - small.memory_mib == pytest.approx(256, abs=16)
+
+
+def test_cost_is_measured_where_a_method_computes(tmp_path: Path) -> None:
+    """Without a GPU, to ask for its memory would be an error."""
+    image = MeasuredImage("a", "a", "warm", torch.zeros(1, 4, 4), np.eye(3))
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), batch_size=1)
+    prepared = Evaluation.prepare(on_gpu, "identity", Identity(), {"source": [image]}, tmp_path)
+    assert prepared["a"][1] >= 0
+    on_gpu.maps = partial(Evaluation.maps, on_gpu)
+    (row,) = Evaluation.register(
+        SimpleNamespace(**vars(on_gpu), data=SimpleNamespace(label_names=["background", "bone"])),
+        "identity",
+        Identity(),
+        prepared,
+        [(image, image)],
+    )[:1]
+    assert row["memory_mib"] != 0
 
 
 def test_without_a_pair_there_is_nothing_to_compare(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
