@@ -19,6 +19,7 @@ from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 from nibabel.spatialimages import SpatialImage
 
 NIFTI = (".nii", ".nii.gz")
+NIFTI_UNITS = {"meter": 1000.0, "micron": 0.001}  # in mm; nibabel leaves them to its users
 ALWAYS_WITH_SPACING = (".mha", ".mhd", ".nrrd", ".nhdr")
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")  # their spacing is often that of a screen
 DICOM = {
@@ -96,6 +97,8 @@ class AnyFormatReader(ITKReader):
         image, states_spacing, path = img
         nifti = isinstance(image, SpatialImage)
         array, meta = self.nibabel_reader.get_data(image) if nifti else super().get_data(image)
+        if nifti:
+            meta[MetaKeys.AFFINE][:-1] *= NIFTI_UNITS.get(image.header.get_xyzt_units()[0], 1.0)
         channel_dim = meta[MetaKeys.ORIGINAL_CHANNEL_DIM]
         file_affine = to_affine_nd(3, meta[MetaKeys.AFFINE])
         dims = array.ndim - (not is_no_channel(channel_dim))

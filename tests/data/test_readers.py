@@ -66,6 +66,19 @@ def test_nifti_without_orientation_codes_does_not_state_its_spacing(tmp_path):
     assert not load(tmp_path / "picture.nii").meta["spacing_known"]
 
 
+@pytest.mark.parametrize(("unit", "millimetres"), [("micron", 0.001), ("meter", 1000), ("unknown", 1)])
+def test_nifti_lengths_are_in_mm_whatever_the_unit(tmp_path, unit, millimetres):
+    image = nib.Nifti1Image(np.zeros((4, 3, 2), np.uint8), SAGITTAL)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "image.nii.gz")
+    loaded, found = load(tmp_path / "image.nii.gz"), itk.imread(str(tmp_path / "image.nii.gz"))
+    np.testing.assert_allclose(loaded.affine[:3], millimetres * SAGITTAL[:3], rtol=1e-6)
+    np.testing.assert_allclose(loaded.meta["file_affine"], loaded.affine)
+    np.testing.assert_allclose(loaded.meta["spacing"], list(found.GetSpacing()), rtol=1e-6)
+    place = np.diag([-1, -1, 1, 1]) @ loaded.affine.numpy() @ [3, 2, 1, 1]
+    np.testing.assert_allclose(place[:3], list(found.TransformIndexToPhysicalPoint([3, 2, 1])), rtol=1e-5)
+
+
 def test_colours_are_channels(tmp_path):
     colours = np.random.default_rng(1).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     Image.fromarray(colours).save(tmp_path / "colours.png")
