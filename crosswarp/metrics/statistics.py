@@ -15,6 +15,7 @@ from scipy.stats import wilcoxon
 from .rows import Row
 
 BOTH = "both"
+Array = NDArray[np.float64]
 
 
 def bootstrap_interval(
@@ -46,21 +47,18 @@ def bootstrap_interval(
     """
     measured = np.asarray(values, float)
     kept = ~np.isnan(measured)
-    measured = measured[kept]
-    generator = np.random.default_rng(seed)
-    weights = np.ones((resamples, len(measured)))
-    most = 0
-    for side in subjects:
-        names, index = np.unique(np.asarray(side)[kept], return_inverse=True)
-        most = max(most, len(names))
-        if len(names):
-            share = np.full(len(names), 1 / len(names))
-            weights *= generator.multinomial(len(names), share, size=resamples)[:, index]
-    total = weights.sum(1)
-    drawn = total > 0  # where few of all pairs were measured, a draw may hold none of them
-    if most < 2 or not drawn.any():
+    sides = [np.asarray(side)[kept] for side in subjects]
+    if all(len(set(side.tolist())) < 2 for side in sides):
         return nan, nan
-    means = (weights[drawn] @ measured) / total[drawn]
+    one = np.zeros(kept.sum())  # the other side of segmentations
+    total, count = _by_subjects(measured[kept], *[*sides, one][:2])
+    generator = np.random.default_rng(seed)
+    first, second = (generator.multinomial(n, np.full(n, 1 / n), size=resamples) for n in total.shape)
+    sums, weights = ((first @ table * second).sum(1) for table in (total, count))
+    drawn = weights > 0  # where few of all pairs were measured, a draw may hold none of them
+    if not drawn.any():
+        return nan, nan
+    means = sums[drawn] / weights[drawn]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -74,7 +72,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected
 
 
-def disjoint_pairs(values: ArrayLike, first: Sequence[str], second: Sequence[str]) -> NDArray[np.float64]:
+def disjoint_pairs(values: ArrayLike, first: Sequence[str], second: Sequence[str]) -> Array:
     """Return values of pairs that share no subject, as a test needs them that takes values to be independent.
 
     The mean over all pairs of a subject would not do: those of two subjects share everyone on the other side.
@@ -88,13 +86,19 @@ def disjoint_pairs(values: ArrayLike, first: Sequence[str], second: Sequence[str
         The mean values of as many pairs of subjects as there can be, each subject in one of them at most on
         its side. The values have no part in the choice.
     """
+    total, count = _by_subjects(np.asarray(values, float), first, second)
+    partner = maximum_bipartite_matching(csr_array(count), perm_type="column")
+    chosen = np.flatnonzero(partner >= 0), partner[partner >= 0]
+    return total[chosen] / count[chosen]
+
+
+def _by_subjects(values: Array, first: ArrayLike, second: ArrayLike) -> tuple[Array, Array]:
+    """Sum and number of values ``[N]`` of each subject of one side with each of the other."""
     index = tuple(np.unique(side, return_inverse=True)[1] for side in (first, second))
     total, count = np.zeros((2, index[0].max() + 1, index[1].max() + 1))
     np.add.at(total, index, values)
     np.add.at(count, index, 1)
-    partner = maximum_bipartite_matching(csr_array(count), perm_type="column")
-    chosen = np.flatnonzero(partner >= 0), partner[partner >= 0]
-    return total[chosen] / count[chosen]
+    return total, count
 
 
 def compare_methods(rows: Iterable[Row], reference: str = "crosswarp") -> list[Row]:
