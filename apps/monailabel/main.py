@@ -137,8 +137,10 @@ class RefreshTask(BundleTrainTask):
         }
         sys.path.insert(0, self.bundle_path)
         unload_module("scripts")
-        self.run_single_gpu({}, overrides)
-        sys.path.remove(self.bundle_path)
+        try:
+            self.run_single_gpu({}, overrides)
+        finally:
+            sys.path.remove(self.bundle_path)
         served = Path(self.bundle_path) / "models" / "model.pt"
         partial = served.with_suffix(".partial")
         shutil.copyfile(run / "models" / "model.pt", partial)
@@ -205,7 +207,9 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
                 detail="Expected two images of the datastore, 'image' and in params 'moving', got "
                 f"{fixed!r} and {moving!r}; it has {', '.join(sorted(known))}.",
             )
-        request = request | {"moving": datastore.get_image_uri(moving)}
+        # a path that the request itself names as the label is not read
+        request = {key: value for key, value in request.items() if key != "moving_label"}
+        request["moving"] = datastore.get_image_uri(moving)
         if label := datastore.get_label_uri(moving, DefaultLabelTag.FINAL):
             request["moving_label"] = label
         result = super().infer(request, datastore)

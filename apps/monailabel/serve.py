@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -25,6 +26,15 @@ APPS = {
 }
 SEGMENTATION = ("source_segmentation", "domain_adaptation")
 SERVED = (*SEGMENTATION, "crosswarp")
+
+
+def newest(folder: Path, name: str) -> list[Path]:
+    """The zip of a bundle in a folder, of several versions the highest: 0.10.0 is above 0.9.0."""
+
+    def numbers(path: Path) -> list[int]:
+        return [int(number) for number in re.findall(r"\d+", path.stem.rpartition("_v")[2])]
+
+    return sorted(folder.glob(f"{name}_v*.zip"), key=numbers)[-1:]
 
 
 def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
@@ -79,14 +89,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="where the app and its bundles are put")
     parser.add_argument("--app", choices=APPS, default="monaibundle")
     options, arguments = parser.parse_known_args()
-    zips = [path for name in SERVED for path in sorted(options.zips.glob(f"{name}_v*.zip"))[-1:]]
+    zips = [path for name in SERVED for path in newest(options.zips, name)]
     if len(zips) < len(SERVED):
         parser.error(
             f"expected {', '.join(f'{name}_v*.zip' for name in SERVED)} in {options.zips}, got {zips}"
         )
     app = install(APPS[options.app], zips, options.folder / options.app)
-    if "--host" not in arguments:
-        arguments += ["--host", "127.0.0.1"]
+    arguments = ["--host", "127.0.0.1", *arguments]  # of two, the last one counts
     if options.app == "monaibundle":  # its scoring in the background may fail: see `SerialScoring` of our app
         os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     command = start_command(app, options.studies, SERVED, *arguments)

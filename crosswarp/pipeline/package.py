@@ -39,6 +39,9 @@ from .verify import META, MODEL_INFO, STAGES, BundleError, inspect
 
 LIBRARY = Path(__file__).resolve().parents[2]
 
+# what of a training config names places on the machine that trained; the library's own values stand instead
+PLACES = {*LOCATION_IDS, "corrected"}
+
 # what a bundle of the library gives to its zip as it is; docs also bring their pictures
 COPIED = ("LICENSE", "configs/logging.conf", "configs/*.json", "configs/presets/*.json")
 DOCUMENTS = (".md", ".png", ".svg")
@@ -178,7 +181,7 @@ class Release:
         files = copied(library) | self.filled(name, library, self.run_dir / name)
         own = json.loads(files["configs/train.json"])
         config = read_json(self.run_dir / name / "configs" / "train.json")
-        config |= {key: own[key] for key in LOCATION_IDS if key in own}
+        config |= {key: own[key] for key in PLACES if key in own}
         return files | {"configs/train.json": json_text(config).encode()}
 
     def filled(self, name: str, library: Path, trained: Path) -> Files:
@@ -355,7 +358,7 @@ def all_files(folder: Path, prefix: str) -> Files:
 
 
 def zipped(folder: str, files: Files) -> bytes:
-    """A zip with one folder, of the same bytes whenever and wherever it is made."""
+    """A zip with one folder, of the same bytes whenever and wherever the same zlib makes it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path in sorted(files):

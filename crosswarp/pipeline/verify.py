@@ -11,6 +11,8 @@ import ast
 import io
 import json
 import operator
+import pickletools
+import re
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -24,6 +26,7 @@ import jsonschema
 import torch
 from monai.networks import nets
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .. import networks
 
@@ -37,6 +40,12 @@ MAX_MEMBERS = 10_000
 MAX_BYTES = 4 * 2**30
 MAX_RATIO = 100  # text compresses tenfold; deflate can do a thousandfold
 SMALL = 2**20  # what a member may unpack to at any ratio
+LARGEST_TEXT = 2**22  # bytes; parsed JSON takes tens of times its size
+
+# what a network's definition may ask for, so that no file of a few bytes keeps the computer busy for hours
+LARGEST_NUMBER = 2**16
+MAX_ENTRIES = 10_000
+MAX_TENSORS = 10_000
 
 CONFIGS = ("metadata.json", "inference.json", "train.json")
 REQUIRED = ("LICENSE", "docs/README.md", "configs/logging.conf", *(f"configs/{name}" for name in CONFIGS))
@@ -62,6 +71,8 @@ ARITHMETIC = {
     ast.FloorDiv: operator.floordiv,
 }
 TARGET_ROOTS = ("monai", "torch", "ignite", "scripts")
+# what the pickle in a state dictionary names, beside storages; torch would also make, say, a huge bytearray
+PICKLED = ("collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter")
 
 
 class BundleError(ValueError):
@@ -212,6 +223,8 @@ def member_faults(members: list[zipfile.ZipInfo], archive_size: int) -> list[str
             faults.append(
                 f"{shown}: unpacks to {member.file_size / max(member.compress_size, 1):.0f} times its size"
             )
+        if path.suffix in TEXT and member.file_size > LARGEST_TEXT:
+            faults.append(f"{shown}: a text of more than {LARGEST_TEXT // 2**20} MiB")
     if len(members) > MAX_MEMBERS or sum(member.file_size for member in members) > MAX_BYTES:
         faults.append(f"unpacks to more than {MAX_MEMBERS} files or {MAX_BYTES // 2**30} GiB")
     if sum(member.compress_size for member in members) > archive_size:
@@ -272,9 +285,11 @@ class Contents:
             required = (*required, *REQUIRED_OF_ZIP) if root == "" else required
             missing = [root + path for path in required if root + path not in self.files]
             self.found.faults += [f"{path}: missing" for path in missing]
-        for path in sorted(path for path in self.files if "configs/" in path and path.endswith(".json")):
-            with self.fault(path):
-                self.list_python(path, self.json(path))
+        # wherever it lies: a macro takes Python from any file whose name ends like that of a config
+        for path in sorted(self.files):
+            if path.lower().endswith(("json", "yaml", "yml")):
+                with self.fault(path):
+                    self.list_python(path, self.json(path))
         with self.fault(MODEL_INFO):
             self.check_sums()
         for root in roots:
@@ -296,11 +311,11 @@ class Contents:
         """Note the expressions of a config and what it calls by a dotted name.
 
         Raises:
-            ValueError: for what it calls that is not of a known library.
+            ValueError: for what it calls that is not of a known library, or named by a reference.
         """
-        values = list(_walk(config))
+        values = [(re.split("#|::", key)[-1], value) for key, value in _walk(config)]
         expressions = [value for _, value in values if isinstance(value, str) and value.startswith("$")]
-        targets = sorted({str(value) for key, value in values if key == "_target_" and "." in str(value)})
+        targets = sorted({str(value) for key, value in values if key == "_target_" and _is_path(value)})
         if expressions or targets:
             called = [f"_target_ {target}" for target in targets]
             self.found.expressions[path] = [*dict.fromkeys(expressions), *called]
@@ -336,8 +351,9 @@ class Contents:
         with self.fault(paths["metadata.json"]):
             self.check_release(root, metadata)
         with self.fault(paths["inference.json"]):
-            with torch.device("meta"):  # shapes without values: nothing is computed, no memory is needed
-                network = build(config, config["network_def"])
+            # shapes without values: nothing is computed, no memory is needed
+            with torch.device("meta"), limited_tensors():
+                network = build(config, config["network_def"], iter(range(MAX_ENTRIES)))
             if f"{root}{WEIGHTS_FILE}" in self.files:
                 with self.fault(f"{root}{WEIGHTS_FILE}"):
                     check_weights(self.files[f"{root}{WEIGHTS_FILE}"], network)
@@ -362,7 +378,27 @@ class Contents:
                 )
 
 
-def build(config: Mapping[str, Any], definition: Any) -> Any:
+@contextmanager
+def limited_tensors() -> Iterator[None]:
+    """Stop the making of a network that would have more than ``MAX_TENSORS`` parameters.
+
+    Raises:
+        ValueError: when there are too many.
+    """
+    left = iter(range(MAX_TENSORS))
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if next(left, None) is None:
+            raise ValueError(f"its network has more than {MAX_TENSORS} tensors")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def build(config: Mapping[str, Any], definition: Any, entries: Iterator[int]) -> Any:
     """Build a network from its definition in a config as MONAI would, but from known classes only.
 
     References, sums and products of numbers are resolved; other Python is refused.
@@ -370,10 +406,13 @@ def build(config: Mapping[str, Any], definition: Any) -> Any:
     Args:
         config: the whole config.
         definition: what to build.
+        entries: as many items as the definition may have, with what it refers to.
 
     Raises:
-        ValueError: for a class that is not known, or an expression.
+        ValueError: for a class that is not known, an expression, or what is too large.
     """
+    if next(entries, None) is None:
+        raise ValueError(f"its network's definition has more than {MAX_ENTRIES} entries")
     if isinstance(definition, Mapping):
         arguments = {key: value for key, value in definition.items() if key != "_target_"}
         target = definition.get("_target_")
@@ -382,25 +421,27 @@ def build(config: Mapping[str, Any], definition: Any) -> Any:
                 f"its network cannot be checked without running code of the bundle: {target!r}; "
                 f"expected, without keys that start with _, one of {', '.join(NETWORKS)}"
             )
-        built = {key: build(config, value) for key, value in arguments.items()}
+        built = {key: build(config, value, entries) for key, value in arguments.items()}
         return built if target is None else NETWORKS[target](**built)
     if isinstance(definition, list):
-        return [build(config, value) for value in definition]
+        return [build(config, value, entries) for value in definition]
     if isinstance(definition, str) and definition.startswith(("@", "%")):
         value: Any = config
         for key in definition[1:].replace("::", "#").split("#"):
             value = value[int(key)] if isinstance(value, list) else value[key]
-        return build(config, value)
+        return build(config, value, entries)
     if isinstance(definition, str) and definition.startswith("$"):
-        return calculate(config, definition)
+        return calculate(config, definition, entries)
+    if isinstance(definition, (int, float)) and abs(definition) > LARGEST_NUMBER:
+        raise ValueError(f"its network's definition has a number above {LARGEST_NUMBER}")
     return definition
 
 
-def calculate(config: Mapping[str, Any], expression: str) -> float:
+def calculate(config: Mapping[str, Any], expression: str, entries: Iterator[int]) -> float:
     """The value of an expression that only adds, subtracts, multiplies and divides numbers and references.
 
     Raises:
-        ValueError: for any other expression.
+        ValueError: for any other expression, and for numbers above ``LARGEST_NUMBER``.
     """
 
     def value(node: ast.AST) -> float:
@@ -408,10 +449,10 @@ def calculate(config: Mapping[str, Any], expression: str) -> float:
         if isinstance(node, ast.Constant):
             found = node.value
         elif isinstance(node, ast.Name):
-            found = build(config, f"@{node.id}")
+            found = build(config, f"@{node.id}", entries)
         elif isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-            return ARITHMETIC[type(node.op)](value(node.left), value(node.right))
-        if isinstance(found, (int, float)):
+            found = ARITHMETIC[type(node.op)](value(node.left), value(node.right))
+        if isinstance(found, (int, float)) and abs(found) <= LARGEST_NUMBER:
             return found
         raise ValueError(f"its network cannot be checked without running Python: {expression}")
 
@@ -430,10 +471,12 @@ def check_weights(content: bytes, network: nn.Module) -> None:
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         members = archive.infolist()
-    if any(m.compress_type != zipfile.ZIP_STORED for m in members) or sum(m.file_size for m in members) > len(
-        content
-    ):
-        raise ValueError("expected a file of torch.save, which compresses nothing")
+        size = sum(member.file_size for member in members)
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members) or size > len(content):
+            raise ValueError("expected a file of torch.save, which compresses nothing")
+        pickles = [archive.read(member) for member in members if member.filename.lower().endswith(".pkl")]
+    if strange := sorted({name for pickled in pickles for name in _globals(pickled)} - set(PICKLED)):
+        raise ValueError(f"expected a state dictionary of tensors, it also names {', '.join(strange)}")
     weights = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ValueError("expected a state dictionary of tensors")
@@ -497,6 +540,20 @@ def _walk(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list):
         for item in value:
             yield from _walk(item, key)
+
+
+def _is_path(target: Any) -> bool:
+    """Whether a target is more than the name of a component of MONAI."""
+    return not (isinstance(target, str) and target.isidentifier())
+
+
+def _globals(pickled: bytes) -> Iterator[str]:
+    """What a pickle names, without the storages of tensors."""
+    for operation, argument, _ in pickletools.genops(pickled):
+        if operation.name in ("GLOBAL", "INST", "STACK_GLOBAL") and not re.fullmatch(
+            r"torch \w+Storage", str(argument)
+        ):
+            yield str(argument or operation.name)
 
 
 def _is_text(content: bytes) -> bool:

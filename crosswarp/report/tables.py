@@ -58,7 +58,7 @@ def summary_table(summary: Iterable[Row], kind: str) -> Table:
     """Lay out the means over all images or pairs; a registration stands below the same pairs unregistered.
 
     Args:
-        summary: what :func:`~crosswarp.metrics.summarise` returns.
+        summary: what :func:`~crosswarp.metrics.summary.summarise` returns.
         kind: ``"segmentation"`` or ``"registration"``.
     """
     measures = OVERLAP | LANDMARKS
@@ -78,7 +78,7 @@ def deformation_table(summary: Iterable[Row]) -> Table:
     """Lay out the quality of the maps and what they cost, means over all pairs.
 
     Args:
-        summary: what :func:`~crosswarp.metrics.summarise` returns.
+        summary: what :func:`~crosswarp.metrics.summary.summarise` returns.
     """
     groups: dict[str, list[list[str]]] = {}
     for row in _overall(summary, "registration"):
@@ -111,7 +111,7 @@ def class_table(summary: Iterable[Row], kind: str) -> Table:
     """Lay out the means of each class and over the classes, a group for each network or method.
 
     Args:
-        summary: what :func:`~crosswarp.metrics.summarise` returns.
+        summary: what :func:`~crosswarp.metrics.summary.summarise` returns.
         kind: ``"segmentation"`` or ``"registration"``.
     """
     groups: dict[str, list[list[str]]] = {}

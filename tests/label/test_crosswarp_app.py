@@ -97,6 +97,14 @@ def test_a_pair_of_the_datastore_and_its_transforms(
     np.testing.assert_allclose(back, point, atol=0.5)
 
 
+def test_a_path_in_the_request_is_not_read(session: Session) -> None:
+    path = str(session.data / "labels" / "nowhere.nii.gz")
+    label, _ = session.client.infer(
+        "crosswarp", "coldtest1", session.out, moving="warmtest1", moving_label=path
+    )
+    assert label.is_file()
+
+
 def test_an_image_that_is_not_there_is_named(session: Session) -> None:
     with pytest.raises(RuntimeError, match=r"404 .*'coldtest0' and 'nobody'; it has coldtest0, "):
         session.client.infer("crosswarp", "coldtest0", session.out, moving="nobody")

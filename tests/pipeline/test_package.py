@@ -80,6 +80,16 @@ def test_a_zip_holds_its_bundle_and_nothing_of_this_machine(packaged: Path, name
         assert [member for member, content in files.items() if str(place).encode() in content] == []
 
 
+def test_paths_of_corrected_labels_stay_behind(run: Path, tmp_path: Path):
+    config = run / "multimodal_registration" / "configs" / "train.json"
+    place = {"image": "/hospital/patient.nii.gz", "label": "/hospital/labels/final/patient.nii.gz"}
+    write_json(config, read_json(config) | {"corrected": [place]})
+    package(str(run), str(tmp_path / "dist"))
+    for name in (META, "multimodal_registration"):
+        files = members(tmp_path, name)
+        assert [member for member, content in files.items() if b"/hospital" in content] == []
+
+
 def test_the_chain_holds_the_four_stages(packaged: Path):
     files = members(packaged, META)
     for name in STAGES:
