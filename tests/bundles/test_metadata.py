@@ -41,8 +41,7 @@ def test_versions_are_those_of_the_library_and_of_the_requirements(metadata):
         "torch": metadata["pytorch_version"],
         "numpy": metadata["numpy_version"],
     }
-    for package, version in (named | metadata["required_packages_version"]).items():
-        assert pinned[package] == version
+    assert named | metadata["required_packages_version"] == pinned
 
 
 def test_channels_are_those_of_the_network(bundle, metadata):
