@@ -6,7 +6,7 @@
 # make label   packages $(RUN) and serves it to 3D Slicer and others with MONAI Label, in an environment of its own
 #              APP=crosswarp: with our own app instead of MONAI Label's; STUDIES=folder of images; ARGS="--port 8001"
 # make test-label  drives that server over HTTP
-# make clean   removes what the targets above built (never runs/)
+# make clean   removes what the targets above built (never runs/, nor what was packaged into dist/)
 
 PYTHON ?= python3
 RUN    ?= runs/demo
@@ -60,7 +60,7 @@ test-label: $(LABEL)
 	.venv-label/bin/python -m pytest -m label tests/label $(ARGS)
 
 clean:
-	rm -rf .venv .venv-label build dist docs/_build docs/reference/_api docs/reference/_bundles *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-label build docs/_build docs/reference/_api docs/reference/_bundles *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp files make a second call free; a changed requirements file installs again.
 $(RUNTIME): requirements.txt
