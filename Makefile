@@ -88,10 +88,10 @@ $(DOCS): $(RUNTIME) requirements-docs.txt
 	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
 	@touch $@
 
-# What a packaged bundle needs, at the newest versions that go with numpy 1.26.
+# What a packaged bundle needs, with numpy 1.26.
 $(NUMPY126)/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(NUMPY126)
-	{ grep -vE '^(numpy|scipy|matplotlib)==' requirements.txt; grep -E '^(onnx.*|pytest)==' requirements-dev.txt; \
-	  printf '%s\n' numpy==1.26.4 scipy==1.14.1 matplotlib==3.9.4; } > $(NUMPY126)/requirements.txt
+	{ sed 's/^numpy==.*/numpy==1.26.4/' requirements.txt; grep -E '^(onnx.*|pytest)==' requirements-dev.txt; } \
+	  > $(NUMPY126)/requirements.txt
 	$(NUMPY126)/bin/python -m pip install --quiet -r $(NUMPY126)/requirements.txt
 	@touch $@

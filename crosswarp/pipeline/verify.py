@@ -351,6 +351,10 @@ class Contents:
         with self.fault(paths["metadata.json"]):
             self.check_release(root, metadata)
         with self.fault(paths["inference.json"]):
+            # MONAI lays these over other entries: what runs would not be what is checked here
+            laid_over = [key for key, _ in _walk(config) if re.search("#|::|^[+~]", key)]
+            if laid_over:
+                raise ValueError(f"expected plain keys, got {', '.join(laid_over)}")
             # shapes without values: nothing is computed, no memory is needed
             with torch.device("meta"), limited_tensors():
                 network = build(config, config["network_def"], iter(range(MAX_ENTRIES)))

@@ -379,6 +379,14 @@ def test_targets_whose_name_stands_elsewhere(files: Files, evil: dict):
     assert_fault(found, "configs/inference.json: calls .*; expected what is of monai, torch")
 
 
+@pytest.mark.parametrize(
+    "key", ["network_def#channels", "network_def::channels", "+network_def", "~network_def"]
+)
+def test_keys_that_change_what_was_checked(files: Files, key: str):
+    found = faults(changed(files, "configs/inference.json", lambda config: config.update({key: [4, 8]})))
+    assert_fault(found, f"inference.json: expected plain keys, got {re.escape(key)}")
+
+
 def test_python_that_a_macro_takes_from_another_file_is_listed(files: Files):
     evil = summed(files | {"docs/a.json": b'{"evil": ["$print()"]}'})
     assert "$print()" in inspect(zipped(STAGE, evil), "a.zip").report()
