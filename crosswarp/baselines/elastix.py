@@ -9,7 +9,8 @@ from typing import Any
 import itk
 import numpy as np
 
-from .pairwise import Array, PairwiseMethod, array_of_field, itk_image
+from ..spatial.itk_files import itk_image
+from .pairwise import Array, PairwiseMethod, array_of_field
 
 
 class Elastix(PairwiseMethod):
@@ -36,7 +37,7 @@ class Elastix(PairwiseMethod):
 
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
         """Those of the whole chain."""
-        images = [itk_image(values, spacing) for values in (fixed, moving)]
+        images = [itk_image(values, np.diag([*spacing, 1.0])) for values in (fixed, moving)]
         settings = itk.ParameterObject.New()
         for name in self.maps:
             values = dict(settings.GetDefaultParameterMap(name))

@@ -8,8 +8,9 @@ from typing import Any
 import itk
 import numpy as np
 
+from ..spatial.itk_files import itk_image
 from ..spatial.physical import total_displacement_field
-from .pairwise import Array, PairwiseMethod, array_of_field, itk_image
+from .pairwise import Array, PairwiseMethod, array_of_field
 
 
 class ITKAffine(PairwiseMethod):
@@ -35,7 +36,7 @@ class ITKAffine(PairwiseMethod):
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
         """Those of the affine transform, about the centre of the image."""
         dims = fixed.ndim
-        images = [itk_image(values, spacing) for values in (fixed, moving)]
+        images = [itk_image(values, np.diag([*spacing, 1.0])) for values in (fixed, moving)]
         kind = type(images[0])
         metric = itk.MattesMutualInformationImageToImageMetricv4[kind, kind].New()
         metric.SetNumberOfHistogramBins(self.bins)

@@ -91,13 +91,6 @@ class PairwiseMethod:
         raise NotImplementedError
 
 
-def itk_image(values: Array, spacing: Sequence[float]) -> Any:
-    """Return an ITK image of an array ``[*spatial]``; ITK's own arrays have the last axis first."""
-    image = itk.image_from_array(np.ascontiguousarray(values.T))
-    image.SetSpacing([float(step) for step in spacing])
-    return image
-
-
 def array_of_field(field: Any) -> Array:
     """Return the vectors of an ITK displacement field, ``[*spatial, D]``."""
     vectors = itk.array_from_image(field)
