@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from .physical import Matrix, itk_geometry
+from .physical import Matrix, itk_geometry, place
 
 IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 Points = NDArray[np.float64]
@@ -94,10 +94,7 @@ def itk_image(array: NDArray[Any], matrix: Matrix) -> Any:
         ValueError: for an affine that shears.
     """
     image = itk.image_from_array(np.ascontiguousarray(array.T, np.float32))
-    origin, spacing, direction = itk_geometry(matrix)
-    image.SetOrigin(origin.tolist())
-    image.SetSpacing(spacing.tolist())
-    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(direction)))
+    place(image, matrix)
     return image
 
 

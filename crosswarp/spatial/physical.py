@@ -59,6 +59,22 @@ def itk_geometry(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     return matrix[:-1, -1], spacing, direction
 
 
+def place(image: Any, matrix: Matrix) -> None:
+    """Give an ITK image a place in space.
+
+    Args:
+        image: changed in place.
+        matrix: its affine to mm in LPS, ``[D + 1, D + 1]``.
+
+    Raises:
+        ValueError: for an affine that shears.
+    """
+    origin, spacing, direction = itk_geometry(matrix)
+    image.SetOrigin(origin.tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(direction)))
+
+
 def best_affine(phi: torch.Tensor) -> torch.Tensor:
     """Return the affine that comes nearest to a map, by least squares over the points of its grid.
 
@@ -118,10 +134,7 @@ def itk_displacement_field(phi: torch.Tensor, affine: ArrayLike, spatial_shape: 
     per_voxel = fractions_affine(affine, spatial_shape) @ np.diag(
         [*[1 / max(size - 1, 1) for size in phi.shape[2:]], 1.0]
     )
-    origin, spacing, direction = itk_geometry(per_voxel)
-    field.SetOrigin(origin.tolist())
-    field.SetSpacing(spacing.tolist())
-    field.SetDirection(itk.matrix_from_array(direction))
+    place(field, per_voxel)
     return field
 
 
