@@ -26,3 +26,34 @@ def replacing(path: str | Path, suffix: str = "") -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.partial{suffix}")
     yield partial
     os.replace(partial, path)
+
+
+def read_bounded(path: str | Path, limit: int, what: str) -> bytes:
+    """The bytes of a file, once it is certain that it is one and not too big to be what it should be.
+
+    Args:
+        path: the file.
+        limit: most bytes; no more are ever read.
+        what: names in the message what is expected, such as "a datalist".
+
+    Raises:
+        FileNotFoundError: when there is nothing of that name.
+        ValueError: for a folder, a device, a pipe, and for more bytes than `limit`.
+    """
+    name = str(path)
+    if not os.path.exists(name):
+        raise FileNotFoundError(f"Expected {what} at {printable(name, 500)}: no such file.")
+    if not os.path.isfile(name):
+        raise ValueError(f"{name}: expected {what}, got a folder or a device; name a file.")
+    with open(name, "rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{name}: has more than {limit:,} bytes, too many for {what}; correct the path.")
+    return content
+
+
+def printable(value: object, length: int = 80) -> str:
+    """A value in one short line without control characters, for a message."""
+    text = value if isinstance(value, str) else repr(value)
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
+    return text if len(text) <= length else f"{text[: length - 3]}..."
