@@ -21,6 +21,7 @@ import torch  # noqa: E402
 from monai.bundle import ConfigWorkflow  # noqa: E402
 
 from crosswarp.pipeline.chain import git_commit  # noqa: E402
+from crosswarp.pipeline.config import verbatim  # noqa: E402
 from crosswarp.pipeline.stage import package_versions  # noqa: E402
 
 STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
@@ -137,9 +138,7 @@ def stage_workflow(
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="train",
-        bundle_root=str(root),
-        run_dir=str(run_dir),
-        datalist=str(Path(datalist).resolve()),
+        **verbatim({"bundle_root": root, "run_dir": run_dir, "datalist": Path(datalist).resolve()}),
         **overrides,
     )
     workflow.parser.parse()

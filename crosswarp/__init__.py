@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
+
+from .errors import end_with_message, is_monais_command_line
 
 if TYPE_CHECKING:
     from .registrar import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
+
+if is_monais_command_line():
+    sys.excepthook = end_with_message
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from monai.bundle import run as run_bundle
 from .data.knee import write_knee_cohort
 from .data.prepare import prepare
 from .data.warping import warp
+from .errors import input_error, plain_input_errors
 from .pipeline.bundle import INFERENCE, WEIGHTS
-from .pipeline.config import check_ids, read_config
+from .pipeline.config import check_ids, read_config, verbatim
 from .pipeline.package import package
 from .pipeline.verify import verify
 
@@ -34,8 +35,8 @@ def train(datalist: str, run: str, preset: str | None = None, **overrides: Any) 
     overlay = CHECKOUT / "configs" / "presets" / f"{preset}.json"
     if overlay.is_file():
         files.append(overlay)
-    chosen = {} if preset is None else {"preset": preset}
-    run_config(files, CHECKOUT, datalist=str(datalist), run_dir=str(run), **chosen, **overrides)
+    values = {"datalist": datalist, "run_dir": run, "preset": preset}
+    run_config(files, CHECKOUT, values, overrides)
 
 
 def evaluate(
@@ -58,10 +59,10 @@ def evaluate(
     Raises:
         ValueError: for a baseline that there is not.
     """
-    places = {"datalist": datalist, "target_labels": target_labels}
-    given = {key: str(value) for key, value in places.items() if value is not None}
     files = [checkout_config("evaluate"), *baseline_configs(baselines)]
-    run_config(files, CHECKOUT, run_dir=str(run), **given, **overrides)
+    check_ids(overrides, read_config(*files), str(files[0]))
+    values = {"run_dir": run, "datalist": datalist, "target_labels": target_labels}
+    run_config(files, CHECKOUT, values, overrides)
 
 
 def register(
@@ -95,19 +96,14 @@ def register(
             f"Expected trained networks in {bundle}, but {' and '.join(missing)} is missing."
         )
     check_ids(overrides, read_config(bundle / INFERENCE), str(bundle / INFERENCE))
-    images = {
-        key: value if isinstance(value, (list, tuple)) else str(value)
-        for key, value in {"moving": moving, "fixed": fixed}.items()
+    values = {
+        "moving": moving,
+        "fixed": fixed,
+        "output_dir": out,
+        "moving_modality": moving_modality,
+        "fixed_modality": fixed_modality,
     }
-    run_config(
-        [bundle / INFERENCE],
-        bundle,
-        **images,
-        output_dir=str(out),
-        moving_modality=moving_modality,
-        fixed_modality=fixed_modality,
-        **overrides,
-    )
+    run_config([bundle / INFERENCE], bundle, values, overrides)
 
 
 def baseline_configs(names: str | Sequence[str] | None) -> list[Path]:
@@ -139,18 +135,28 @@ def checkout_config(name: str) -> Path:
     return path
 
 
-def run_config(files: list[Path], bundle: Path, **overrides: Any) -> None:
+@plain_input_errors()
+def run_config(
+    files: list[Path], bundle: Path, values: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> None:
     """Run configs of a bundle as `python -m monai.bundle run` does, from any folder.
 
     Args:
         files: the config and its overlays.
         bundle: the bundle that they belong to.
-        overrides: ids of the config.
+        values: ids of the config and paths or names, taken letter by letter; None leaves the config's own.
+        overrides: ids of the config and what MONAI takes for them, expressions too.
+
+    Raises:
+        ValueError: for an id in both.
     """
+    given = {key: value for key, value in values.items() if value is not None} | {"bundle_root": bundle}
+    if twice := sorted({"config_file", *given} & overrides.keys()):
+        raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
     # configs name our code `scripts`, which a packaged bundle brings along and a checkout has at its root
     code = next((folder for folder in (bundle, CHECKOUT) if (folder / "scripts").is_dir()), CHECKOUT)
     sys.path.insert(0, str(code.resolve()))
-    run_bundle(config_file=[str(file) for file in files], bundle_root=str(bundle), **overrides)
+    run_bundle(config_file=[str(file) for file in files], **verbatim(given), **overrides)
 
 
 COMMANDS = {
@@ -170,11 +176,7 @@ def main() -> None:
     try:
         fire.Fire(COMMANDS, name="python -m crosswarp")
     except Exception as error:
-        # MONAI wraps what is raised within a config once for every level of it
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        if not isinstance(cause, (ValueError, OSError)):
+        if (cause := input_error(error)) is None:
             raise
         sys.exit(f"\nerror: {cause}")
 

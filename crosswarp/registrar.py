@@ -28,9 +28,10 @@ from monai.transforms import Compose, LoadImaged, SaveImage, SpatialResample, al
 from torch import Tensor
 
 from .data.memory import InMemoryReader, alike
+from .errors import plain_input_errors
 from .networks import SegmentAndRegister
 from .pipeline.bundle import INFERENCE, load_weights
-from .pipeline.config import check_ids, read_config
+from .pipeline.config import check_ids, read_config, verbatim
 from .pipeline.verify import unpack
 from .report import SaveQualityd
 from .spatial import identity_map, sample
@@ -38,6 +39,7 @@ from .spatial.physical import itk_transforms
 from .transforms.registration import on_grid_of
 
 MODALITIES = ("source", "target")
+PLACES = ("bundle_root", "dataset_dir", "output_dir")  # ids that are paths, in which `scripts.` names no code
 
 # configs call the library by the name that it has in a bundle; a word of its own, not the end of a path
 _LIBRARY = re.compile(r"(?<![\w./\\-])scripts\.(?=[a-z_])")
@@ -48,6 +50,7 @@ Image = Any
 Item = dict[Any, Any]
 
 
+@plain_input_errors()
 def load(
     models: str | os.PathLike[str], device: str | torch.device | None = None, **overrides: Any
 ) -> Registrar:
@@ -89,7 +92,7 @@ def load(
     check_ids(overrides, parser, str(path / INFERENCE))
     for identifier, value in overrides.items():
         parser[identifier] = value
-    parser["bundle_root"] = str(path)
+    parser["bundle_root"] = verbatim(path)
     if device is not None:
         parser["device"] = torch.device(device)
     registrar = Registrar(parser.get())
@@ -121,7 +124,7 @@ class Registrar:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         root = __name__.partition(".")[0]
-        self.config = _renamed(config, f"{root}.")
+        self.config = _renamed(config, f"{root}.") | {key: config[key] for key in PLACES if key in config}
         needed = ("moving_modality", "preprocessing", "network", "inferer", "postprocessing", "checkpoint")
         missing = [key for key in needed if key not in self.config]
         if missing:
@@ -429,6 +432,7 @@ class _Pipeline:
         self.transforms = parsed("preprocessing").transforms
         self.postprocess = self.postprocessing()
 
+    @plain_input_errors()
     def preprocess(self, images: dict[str, Image]) -> Item:
         """Run the config's preprocessing, its loaders on files and images in memory alike.
 
@@ -519,7 +523,7 @@ class _Pipeline:
         Args:
             folder: where its transforms write. Without one, those that refer to ``output_dir`` are left out.
         """
-        config = deepcopy(self.config) | {"output_dir": str(folder)}
+        config = deepcopy(self.config) | {"output_dir": verbatim(str(folder))}
         if folder is None:
             post = config["postprocessing"]
             post["transforms"] = [t for t in post["transforms"] if not _WRITES.search(str(t))]

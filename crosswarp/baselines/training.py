@@ -11,7 +11,9 @@ from typing import Any
 from monai.bundle import ConfigWorkflow
 
 from ..data import load_datalist
+from ..errors import plain_input_errors
 from ..pipeline.bundle import WEIGHTS, file_digest, read_json
+from ..pipeline.config import verbatim
 from ..pipeline.stage import claim_run
 
 logger = logging.getLogger(__name__)
@@ -30,7 +32,7 @@ class Training:
         like: config `train.json` of the run's stage, as run, that schedule and network are taken from.
         ids: what is taken from there.
         renamed: ids that what is taken refers to, and what it is to refer to instead.
-        overrides: ids of the config.
+        overrides: ids of the config and their values, which are not evaluated.
     """
 
     def __init__(
@@ -53,21 +55,21 @@ class Training:
         """The trained bundle."""
         return self.run_dir / self.bundle.name
 
+    @plain_input_errors()
     def run(self) -> str:
         """Train; returns the digest of the weights."""
         like = read_json(self.like)
         text = json.dumps({key: like[key] for key in self.ids})
         for there, here in self.renamed.items():
             text = text.replace(f"@{there}", f"@{here}")
+        values = {"bundle_root": self.bundle, "run_dir": self.run_dir, "datalist": self.datalist}
+        values = {key: str(path) for key, path in values.items()} | self.overrides
         workflow = ConfigWorkflow(
             config_file=[str(self.bundle / "configs" / "train.json"), *self.overlays],
             meta_file=str(self.bundle / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train",
-            bundle_root=str(self.bundle),
-            run_dir=str(self.run_dir),
-            datalist=str(self.datalist),
-            **{**json.loads(text), **self.overrides},
+            **json.loads(text) | verbatim(values),
         )
         workflow.parser.parse()
         stage = workflow.parser.get_parsed_content("stage")

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..data import Datalist
 from ..files import replacing
-from .config import check_overrides, exits_with_message, read_config, running_parser
+from .config import check_overrides, read_config, running_parser, verbatim
 
 WEIGHTS = Path("models") / "model.pt"
 INFERENCE = Path("configs") / "inference.json"
@@ -92,7 +92,7 @@ def _with_values(parser: ConfigParser, identifier: str) -> Any:
         return [_with_values(parser, f"{identifier}#{index}") for index in range(len(content))]
     if isinstance(content, str) and content.startswith(("@", "$")):
         value = parser.get_parsed_content(identifier)
-        return value if isinstance(value, (bool, int, float, str, list, tuple)) else content
+        return verbatim(value) if isinstance(value, (bool, int, float, str, list, tuple)) else content
     return content
 
 
@@ -149,7 +149,6 @@ def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen:
     return network.eval().requires_grad_(False) if frozen else network
 
 
-@exits_with_message
 def check_data_fit(bundle: str | Path, data: Datalist) -> None:
     """Check, from a config that evaluates a trained bundle, its parameters and that data are of its kind.
 
@@ -158,7 +157,7 @@ def check_data_fit(bundle: str | Path, data: Datalist) -> None:
         data: the data to evaluate it on.
 
     Raises:
-        SystemExit: for a misspelt parameter, or naming all in which the data differ from those it was
+        ValueError: for a misspelt parameter, or naming all in which the data differ from those it was
             trained on.
     """
     check_overrides(running_parser(), Path(bundle) / "configs" / "train.json")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..data import Datalist
 from ..engines import save_atomically
+from ..errors import plain_input_errors
 from .bundle import (
     DATA_IDS,
     INFERENCE,
@@ -24,7 +25,7 @@ from .bundle import (
     write_inference_config,
     write_json,
 )
-from .config import check_ids, check_overrides, exits_with_message, flatten, read_config, running_parser
+from .config import check_ids, check_overrides, flatten, read_config, running_parser, verbatim
 from .stage import claim_run, package_versions
 from .training_statistics import training_statistics
 
@@ -67,6 +68,9 @@ def git_commit(folder: Path) -> str | None:
 class Chain:
     """Trains the stages one after the other in one process; each is a bundle's ``train.json``.
 
+    Overrides are values. Text that looks like an expression is not evaluated in the stage: where it stood in
+    a config, it has been evaluated there.
+
     Args:
         stages: the overrides of each stage, by its name, in order of training.
         common: overrides for every stage (run folder, datalist, device, seed).
@@ -108,13 +112,14 @@ class Chain:
                 raise FileNotFoundError(f"No preset '{self.preset}' for {name}: expected one of {presets}.")
         return files
 
-    @exits_with_message
+    @plain_input_errors()
     def check(self) -> None:
         """Check every parameter and all the data before anything is trained.
 
         Raises:
-            SystemExit: for unknown parameters of the chain or of a stage, networks that cannot take the
+            ValueError: for unknown parameters of the chain or of a stage, networks that cannot take the
                 images' size, faults of the data (all of them), or a run folder with a run of other data.
+            FileNotFoundError: for a preset that there is not.
         """
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
         for name, overrides in self.stages.items():
@@ -157,12 +162,17 @@ class Chain:
             meta_file=str(root / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train",
-            bundle_root=str(root),
-            **{**self.common, **self.stages[name]},
+            **verbatim({"bundle_root": str(root), **self.common, **self.stages[name]}),
         )
 
+    @plain_input_errors()
     def run(self) -> None:
-        """Train what is not done."""
+        """Train what is not done.
+
+        Raises:
+            ValueError: for faults of the data, as the stages find them.
+            FileNotFoundError: naming what is missing.
+        """
         digest = claim_run(self.run_dir, self.datalist)
         for number, name in enumerate(self.stages, 1):
             workflow = self.workflow(name)

@@ -1,23 +1,23 @@
-"""Reading and checking MONAI configs: the running parser, unknown ids, plain values."""
+"""Reading and checking MONAI configs: the running parser, unknown ids, values that are only values."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 import json
+import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from pydoc import locate
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
+# what MONAI makes something else of: expressions, references, macros, ids relative to where they stand
+INTERPRETED = re.compile(r"^[$@%]|[@%](#|::)")
+SIGNS = re.compile(r"[#$@%]")
 ANY = "*"
 
 
@@ -50,22 +50,32 @@ def read_config(*files: str | Path) -> ConfigParser:
     return parser
 
 
-def exits_with_message(function: Callable[P, T]) -> Callable[P, T]:
-    """End the program with the message of an input error alone.
+def verbatim(value: Any) -> Any:
+    r"""A value as it has to stand in a config to be that value, letter by letter, once MONAI has parsed it.
 
-    For what configs call on the user's behalf: MONAI wraps an exception raised in an expression into others,
-    one for each level of the config, and the reason drowns. ``SystemExit`` passes through; its cause is the
-    error itself.
+    MONAI runs text that begins with ``$`` as Python, takes ``@`` and ``%`` for references and files, and
+    makes ``::`` of every ``#``. Paths and names are none of that, whatever letters they have: they go into
+    configs, parsers and overrides through this function. Text that MONAI leaves alone stays as it is; other
+    text becomes an expression, its string literal without any of these signs.
+
+    Args:
+        value: text or a path, or lists and mappings that hold some; anything else is returned as it is.
+
+    Example:
+        >>> verbatim("knee.nii.gz"), verbatim("knee #1.nii.gz")
+        ('knee.nii.gz', "$'knee \\x231.nii.gz'")
     """
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return function(*args, **kwargs)
-        except (ValueError, FileNotFoundError) as error:
-            raise SystemExit(f"\nerror: {error}") from error
-
-    return call
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        if "#" not in value and not INTERPRETED.search(value):
+            return value
+        return "$" + SIGNS.sub(lambda sign: f"\\x{ord(sign[0]):x}", ascii(value))
+    if isinstance(value, Mapping):
+        return {key: verbatim(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [verbatim(item) for item in value]
+    return value
 
 
 def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:

@@ -48,7 +48,7 @@ from ..spatial import sample
 from ..spatial.physical import fractions_affine
 from .bundle import INFERENCE, WEIGHTS, file_digest, read_json, write_json
 from .chain import PARTS
-from .config import check_overrides, exits_with_message, read_config, running_parser
+from .config import check_overrides, read_config, running_parser
 from .methods import LabelRegistration, RegistrationMethod, measured_cost
 from .stage import LOCATION_IDS, claim_run
 
@@ -58,7 +58,6 @@ Pair = tuple[MeasuredImage, MeasuredImage]
 Prepared = dict[str, tuple[Any, float]]
 
 
-@exits_with_message
 def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Datalist:
     """The data of a run, once it is certain that all its stages are trained, and on these very data.
 
@@ -70,7 +69,8 @@ def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Data
         the datalist, its `spatial_size` that of the run's networks.
 
     Raises:
-        SystemExit: where there is no run, its data have changed or are others, or a stage is not trained.
+        FileNotFoundError: where there is no run, or its datalist is gone.
+        ValueError: where its data have changed or are others, or a stage is not trained.
     """
     run_dir = Path(run_dir)
     if not (run_dir / "run.json").is_file():
@@ -182,12 +182,11 @@ class Evaluation:
             (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix() for path in paths
         ]
 
-    @exits_with_message
     def check(self) -> None:
         """Check the config before anything is computed.
 
         Raises:
-            SystemExit: for a misspelt parameter, pairs of images that are not there, no test images,
+            ValueError: for a misspelt parameter, pairs of images that are not there, no test images,
                 landmark files that cannot be read, or a baseline that is given the wrong data.
         """
         check_overrides(running_parser(), self.bundle_root / "configs" / "evaluate.json")

@@ -71,9 +71,10 @@ def package(
         the zips, the whole chain last.
 
     Raises:
-        SystemExit: for a run that is not finished, whose data have changed or are not there.
-        FileNotFoundError: where only the package is installed, without the bundles.
-        ValueError: for a run of another version of the library.
+        FileNotFoundError: for a run that is not there or whose data are not, and where only the package is
+            installed, without the bundles.
+        ValueError: for a run that is not finished, whose data have changed, or of another version of the
+            library.
         FileExistsError: when a zip is there already with other content; nothing is written.
     """
     if not (LIBRARY / "bundles").is_dir():

@@ -31,7 +31,7 @@ from .bundle import (
     write_inference_config,
     write_json,
 )
-from .config import check_overrides, exits_with_message, running_parser
+from .config import check_overrides, running_parser
 
 # where a run stands and on what it runs does not change what it computes
 LOCATION_IDS = {"bundle_root", "run_dir", "datalist", "device", "_meta_"}
@@ -144,13 +144,13 @@ class Stage:
         done = manifest["state"] == "done" and (self.folder / WEIGHTS).is_file()
         return "done" if done and file_digest(self.folder / WEIGHTS) == manifest["weights"] else "interrupted"
 
-    @exits_with_message
     def begin(self) -> None:
         """Check the config and the data, put a stale stage aside, and record what is about to run.
 
         Raises:
-            SystemExit: for a misspelt parameter, faults of the data (all of them), stages that are missing,
-                or a run folder that holds a run of other data.
+            ValueError: for a misspelt parameter, faults of the data (all of them), or a run folder that holds
+                a run of other data.
+            FileNotFoundError: naming every stage that is missing.
         """
         parser = running_parser()
         check_overrides(parser, self.bundle_root / "configs" / "train.json")
@@ -166,12 +166,12 @@ class Stage:
         self._write_manifest(state="running", seconds=self._seconds)
         self._started = time.monotonic()
 
-    @exits_with_message
     def check_trained(self) -> None:
         """Check the config, and that the stage is trained on these data, before it is evaluated.
 
         Raises:
-            SystemExit: for a misspelt parameter, a stage that is not trained, or data that are not the run's.
+            ValueError: for a misspelt parameter, or data that are not the run's.
+            FileNotFoundError: for a stage that is not trained.
         """
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
         if self.manifest is None or self.manifest["state"] != "done":

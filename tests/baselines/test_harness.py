@@ -20,6 +20,7 @@ import scripts.baselines.identity
 import scripts.pipeline.evaluation
 from crosswarp.__main__ import baseline_configs
 from crosswarp.baselines.identity import Identity
+from crosswarp.errors import plain_input_errors
 from crosswarp.metrics import MeasuredImage
 from crosswarp.pipeline.bundle import INFERENCE, read_json, write_json
 from crosswarp.pipeline.evaluation import Evaluation
@@ -52,6 +53,7 @@ def target_labels(tmp_path: Path) -> Path:
     return path
 
 
+@plain_input_errors()
 def evaluate(run: Path, baselines: str, **overrides: Any) -> list[dict[str, str]]:
     """The rows of metrics.csv."""
     files = [ROOT / "configs" / "evaluate.json", *baseline_configs(baselines)]
@@ -141,11 +143,11 @@ def test_labels_of_the_test_are_not_trained_on(run: Path, target_labels: Path) -
     for number, record in enumerate(content["source"]["val"]):
         record["subject"] = f"coldtest{number}"
     target_labels.write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match="trains on subjects of the test: coldtest0, coldtest1"):
+    with pytest.raises(ValueError, match="trains on subjects of the test: coldtest0, coldtest1"):
         evaluate(run, "target_labels", target_labels=str(target_labels))
     content["source"]["name"] = "lukewarm"
     target_labels.write_text(json.dumps(content))
-    with pytest.raises(SystemExit, match="Expected the labelled modality cold"):
+    with pytest.raises(ValueError, match="Expected the labelled modality cold"):
         evaluate(run, "target_labels", target_labels=str(target_labels))
 
 
@@ -174,7 +176,7 @@ def test_landmarks_of_a_run(run: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert float(row["tre_mm"]) == pytest.approx(2, abs=1e-4) if measured else row["tre_mm"] == "nan"
     assert "Landmarks outside images/warmtest0.nii.gz were left out: far." in capsys.readouterr().out
     (data / "source.csv").write_text("name,x\na,5\n")
-    with pytest.raises(SystemExit, match="another datalist|expected the columns x, y"):
+    with pytest.raises(ValueError, match="another datalist|expected the columns x, y"):
         evaluate(run, "identity")
 
 

@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from crosswarp.engines import save_atomically
+from crosswarp.errors import plain_input_errors
 from crosswarp.pipeline import load_network, start_from
 from crosswarp.pipeline.bundle import (
     INFERENCE,
@@ -113,12 +114,13 @@ def test_data_of_another_kind_than_the_bundles_are_refused_with_all_that_differs
                 **overrides,
             }
         )
-        parser.get_parsed_content("check")
+        with plain_input_errors():
+            parser.get_parsed_content("check")
 
     check()  # the network does not see the target
-    with pytest.raises(SystemExit, match=r"of my.json: num_classes 4, got 3; source_channels 1, got 2\."):
+    with pytest.raises(ValueError, match=r"of my.json: num_classes 4, got 3; source_channels 1, got 2\."):
         check(channels=2, num_classes=3)
-    with pytest.raises(SystemExit, match="no parameter 'num_class' .did you mean num_classes"):
+    with pytest.raises(ValueError, match="no parameter 'num_class' .did you mean num_classes"):
         check(num_class=3)
 
 

@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 import scripts.engines  # by this name the configs know it
+from crosswarp.errors import plain_input_errors
 from crosswarp.pipeline import load_network
 from crosswarp.pipeline.bundle import file_digest
 from crosswarp.pipeline.config import read_config
@@ -70,6 +71,7 @@ def workflow(config: Path, kind: str = "train", **overrides) -> ConfigWorkflow:
     return ConfigWorkflow(str(config), workflow_type=kind, logging_file=False, **overrides)
 
 
+@plain_input_errors()
 def execute(*arguments, **overrides) -> None:
     work = workflow(*arguments, **overrides)
     work.initialize()
@@ -271,7 +273,7 @@ def test_an_interrupted_chain_ends_as_an_uninterrupted_one(stage, original, tmp_
 )
 def test_a_misspelt_parameter_ends_it_before_training(override, message, tmp_path):
     write_blob_cohort(tmp_path / "data", **COHORTS["2d"])
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         train(tmp_path / "run", **override)
     assert not (tmp_path / "run").exists()
 
@@ -279,7 +281,7 @@ def test_a_misspelt_parameter_ends_it_before_training(override, message, tmp_pat
 def test_a_run_of_other_data_is_refused(run, tmp_path):
     other = write_blob_cohort(tmp_path / "other", **COHORTS["2d"], seed=1)
     before = times(run)
-    with pytest.raises(SystemExit, match="holds a run of .*nothing was overwritten"):
+    with pytest.raises(ValueError, match="holds a run of .*nothing was overwritten"):
         train(run, datalist=other)
     assert times(run) == before
 
@@ -288,7 +290,7 @@ def test_a_stage_names_what_has_to_be_trained_before(tmp_path):
     datalist = write_blob_cohort(tmp_path / "data", **COHORTS["2d"])
     config = ROOT / "bundles" / "multimodal_registration" / "configs" / "train.json"
     with pytest.raises(
-        SystemExit, match=r"needs the trained stages \['source_segmentation', 'domain_adaptation'\]"
+        FileNotFoundError, match=r"needs the trained stages \['source_segmentation', 'domain_adaptation'\]"
     ):
         execute(config, datalist=str(datalist), run_dir=str(tmp_path / "run"))
 

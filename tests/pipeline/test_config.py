@@ -1,8 +1,9 @@
-"""Misspelt parameters, the running config, and errors that end without a traceback."""
+"""Misspelt parameters, the running config, and values that are never expressions."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
@@ -11,9 +12,10 @@ from crosswarp.pipeline.config import (
     UnknownIdError,
     check_ids,
     check_overrides,
-    exits_with_message,
     flatten,
+    read_config,
     running_parser,
+    verbatim,
 )
 
 CONFIG = {
@@ -117,22 +119,43 @@ def test_an_expression_finds_the_config_that_it_stands_in():
         running_parser()
 
 
-def test_an_input_error_within_a_config_ends_with_its_message_alone():
-    @exits_with_message
-    def check(value):
-        if isinstance(value, Exception):
-            raise value
-        return value
+NAMES = [
+    "knee.nii.gz",
+    "knee #1.nii.gz",
+    "out #1/2024_01_15",
+    "$__import__('os').system('touch executed')",
+    "$import this",
+    "@max_epochs",
+    "%max_epochs",
+    "%/etc/other.json#id",
+    "me@#home",
+    "me@::home",
+    "50%::2",
+    "C:\\data\\#1 \\'\"",
+    "'quoted' #\"twice\"",
+    "größe #1",
+    "undecodable \udcff #1",
+    "line\nbreak #1",
+    "",
+]
 
-    assert check(5) == 5
-    for error in (
-        ValueError("wrong number"),
-        FileNotFoundError("no such file"),
-        UnknownIdError("no such id"),
-    ):
-        parser = ConfigParser({"run": "$check(error)"}, globals={"check": check, "error": error})
-        with pytest.raises(SystemExit, match=str(error)) as exit_:
-            parser.get_parsed_content("run")
-        assert exit_.value.__cause__ is error
-    with pytest.raises(KeyError):
-        check(KeyError("a fault of the program"))
+
+@pytest.mark.parametrize("text", NAMES)
+def test_text_stays_what_it_is_letter_by_letter(text, tmp_path):
+    # where paths stand: an entry, an argument of a component, a part of an expression, a list
+    config = {"max_epochs": 3, "path": verbatim(text), "below": "@path", "file": "$@path + '/model.pt'"}
+    config["component"] = {"_target_": "builtins.dict", "path": "@path", "own": verbatim(text)}
+    config["many"] = verbatim([text, {"image": text}])
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    parser = read_config(tmp_path / "config.json")
+    assert [parser.get_parsed_content(key) for key in ("path", "below")] == [text, text]
+    assert parser.get_parsed_content("file") == text + "/model.pt"
+    assert parser.get_parsed_content("component") == {"path": text, "own": text}
+    assert parser.get_parsed_content("many#0") == text
+    assert parser.get_parsed_content("many#1#image") == text
+
+
+def test_what_monai_leaves_alone_is_not_changed():
+    plain = ["a b.nii.gz", "100% cotton@home", "2024_01_15", "None", "[1]", "a::b", 5, None, 2.5]
+    assert verbatim(plain) == plain
+    assert verbatim(Path("a") / "b") == str(Path("a") / "b")

@@ -15,6 +15,7 @@ from monai.bundle import run as run_bundle
 
 import scripts.networks
 import scripts.pipeline.evaluation  # by this name the configs know it
+from crosswarp.errors import plain_input_errors
 from crosswarp.metrics import dice_per_class, warp_labels
 from crosswarp.pipeline import load_network
 from crosswarp.pipeline.bundle import read_json, write_json
@@ -259,7 +260,7 @@ def lost_data(run: Path) -> dict[str, Any]:
     ],
 )
 def test_faults_end_with_their_remedy(run: Path, prepare: Any, message: str) -> None:
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message), plain_input_errors():
         evaluate(run, **prepare(run))
     assert not (run / "report.html").exists()
 
@@ -299,7 +300,8 @@ def test_single_stages(run: Path, monkeypatch: pytest.MonkeyPatch, inside: bool)
 def test_single_stage_that_is_not_trained(run: Path) -> None:
     folder = ROOT / "bundles" / "source_segmentation"
     (run / "source_segmentation" / "manifest.json").unlink()
-    with pytest.raises(SystemExit, match="Expected the trained stage source_segmentation"):
+    message = "Expected the trained stage source_segmentation"
+    with pytest.raises(FileNotFoundError, match=message), plain_input_errors():
         run_bundle(
             config_file=[str(folder / "configs" / f"{name}.json") for name in ("train", "evaluate")],
             bundle_root=str(folder),

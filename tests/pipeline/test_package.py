@@ -263,6 +263,6 @@ def change_data(run: Path) -> None:
 )
 def test_what_is_no_finished_run_is_refused(run: Path, tmp_path: Path, change, reason: str):
     change(run)
-    with pytest.raises((SystemExit, ValueError), match=reason):
+    with pytest.raises((ValueError, FileNotFoundError), match=reason):
         package(str(run), str(tmp_path / "dist"))
     assert not (tmp_path / "dist").exists()

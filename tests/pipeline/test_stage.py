@@ -11,6 +11,7 @@ from monai.bundle import ConfigWorkflow
 from torch import nn
 
 from crosswarp.data import load_datalist
+from crosswarp.errors import plain_input_errors
 from crosswarp.pipeline import Stage
 from tests.cohorts import write_blob_cohort
 
@@ -72,6 +73,7 @@ class Bundle:
             **{key: str(value) for key, value in places.items()} | overrides,
         )
 
+    @plain_input_errors()
     def begin(self, **overrides):
         workflow = self.workflow(**overrides)
         workflow.initialize()
@@ -163,7 +165,8 @@ def test_a_folder_without_a_manifest_is_put_aside(bundle):
 
 def test_weights_of_earlier_stages_decide_too(bundle):
     with pytest.raises(
-        SystemExit, match=r"Stage segment needs the trained stages \['first', 'second'\].*run them first"
+        FileNotFoundError,
+        match=r"Stage segment needs the trained stages \['first', 'second'\].*run them first",
     ):
         bundle.begin(inputs=["first", "second"])
     assert not bundle.folder.exists()
@@ -181,24 +184,24 @@ def test_weights_of_earlier_stages_decide_too(bundle):
 def test_a_run_folder_belongs_to_one_datalist(bundle, tmp_path):
     bundle.train()
     other = write_blob_cohort(tmp_path / "other", seed=1)
-    with pytest.raises(SystemExit, match="holds a run of .*data/datalist.json.*Choose another run_dir"):
+    with pytest.raises(ValueError, match="holds a run of .*data/datalist.json.*Choose another run_dir"):
         bundle.begin(datalist=str(other))
     assert bundle.state() == "done"
     same = write_blob_cohort(tmp_path / "same")
     bundle.begin(datalist=str(same))  # the same files elsewhere
     next((tmp_path / "data" / "images").iterdir()).write_bytes(b"changed")
-    with pytest.raises(SystemExit, match="its files changed"):
+    with pytest.raises(ValueError, match="its files changed"):
         bundle.begin()
 
 
 def test_faults_of_the_data_and_of_the_parameters_end_it_before_anything_is_written(bundle):
-    with pytest.raises(SystemExit, match=r"no parameter 'learningrate' \(did you mean learning_rate"):
+    with pytest.raises(ValueError, match=r"no parameter 'learningrate' \(did you mean learning_rate"):
         bundle.begin(learningrate=1)
     images = sorted((bundle.datalist.parent / "images").iterdir())[:2]
     for image in images:
         image.unlink()
     with pytest.raises(
-        SystemExit, match="(?s)2 faults.*coldtest0.nii.gz: missing.*coldtest1.nii.gz: missing"
+        ValueError, match="(?s)2 faults.*coldtest0.nii.gz: missing.*coldtest1.nii.gz: missing"
     ):
         bundle.begin()
     assert not bundle.run_dir.exists()

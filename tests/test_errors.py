@@ -1,0 +1,74 @@
+"""Faults of the input end with their message; faults of the program keep their traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigParser
+
+from crosswarp.errors import input_error, plain_input_errors
+from tests.trained_run import ROOT
+
+
+def parsed(error: BaseException) -> None:
+    """Raise an error in an expression, two levels down in a config."""
+
+    def check() -> None:
+        raise error
+
+    ConfigParser({"inner": "$check()", "outer": "$@inner"}, globals={"check": check}).get_parsed_content(
+        "outer"
+    )
+
+
+@pytest.mark.parametrize("error", [ValueError("wrong number"), FileNotFoundError("no such file")])
+def test_an_input_error_within_a_config_is_raised_as_it_is(error: Exception) -> None:
+    with pytest.raises(RuntimeError) as wrapped:
+        parsed(error)
+    assert input_error(wrapped.value) is error
+    with pytest.raises(type(error)) as plain, plain_input_errors():
+        parsed(error)
+    assert plain.value is error
+
+
+@pytest.mark.parametrize("error", [KeyError("ours"), TypeError("ours"), RuntimeError("ours")])
+def test_faults_of_the_program_stay_wrapped(error: Exception) -> None:
+    with pytest.raises(RuntimeError), plain_input_errors():
+        parsed(error)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt()])
+def test_what_is_nobodys_fault_is_not_taken_for_one(error: BaseException) -> None:
+    with pytest.raises((RuntimeError, type(error))) as raised, plain_input_errors():
+        parsed(error)
+    assert input_error(raised.value) is None
+
+
+def test_the_reason_is_what_the_library_says_not_what_made_it_say_so() -> None:
+    with pytest.raises(ValueError) as raised:
+        try:
+            json.loads("{")
+        except ValueError as error:
+            raise ValueError("my.json is not a JSON file") from error
+    assert str(input_error(raised.value)) == "my.json is not a JSON file"
+
+
+@pytest.mark.parametrize(
+    ("options", "ending"),
+    [
+        (["--datalist", "nowhere.json"], "\nerror: No datalist at "),
+        (["--device", "$1 + None"], "Traceback"),
+    ],
+)
+def test_monais_command_line_says_what_is_wrong_in_one_line(
+    options: list[str], ending: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/train.json"]
+    command += ["--run_dir", str(tmp_path / "run"), *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 1 and ending in run.stderr
+    assert ("Traceback" in run.stderr) == (ending == "Traceback"), run.stderr
