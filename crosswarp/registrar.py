@@ -34,6 +34,7 @@ from .pipeline.bundle import INFERENCE, load_weights
 from .pipeline.config import check_ids, read_config, verbatim
 from .pipeline.verify import unpack
 from .report import SaveQualityd
+from .results import claim, file_stem, pair_results, segmentation_results
 from .spatial import identity_map, sample
 from .spatial.physical import itk_transforms
 from .transforms.registration import on_grid_of
@@ -278,7 +279,12 @@ class Segmentation:
         return alike(own_grid(_on_grid_of(self._classes, self._item["moving"])), self._image)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the label as ``<image>_seg.nii.gz``; an image that came without a file is ``image``."""
+        """Write the label as ``<image>_seg.nii.gz``; an image that came without a file is ``image``.
+
+        Raises:
+            ValueError: where a file of this name is in the folder that is not of this image.
+        """
+        claim(Path(folder), [segmentation_results(_source(self._item, "moving", self._image))])
         SaveImage(folder, output_postfix="seg", separate_folder=False, print_log=False, output_dtype="uint8")(
             self._label
         )
@@ -371,7 +377,12 @@ class Registration:
 
         They are named after the images' files, ``<moving>_to_<fixed>_warped.nii.gz`` and so on; images that
         came without a file are called ``moving`` and ``fixed``, so give each pair of those a folder.
+
+        Raises:
+            ValueError: where files of these names are in the folder that are not of this pair.
         """
+        record = {key: _source(self._item, key, image) for key, image in self._images.items()}
+        claim(Path(folder), [pair_results(record)])
         self._pipeline.postprocessing(Path(folder))(self._item)
 
 
@@ -539,6 +550,15 @@ def own_grid(image: MetaTensor, mode: str = "bilinear") -> MetaTensor:
 
 def _on_grid_of(probabilities: Tensor, image: MetaTensor) -> MetaTensor:
     return on_grid_of(sample(probabilities, identity_map(image.shape[1:]))[0], image)
+
+
+def _source(item: Item, key: str, image: Image) -> str:
+    """What an image is: its path, or its role and a digest in a folder that there is not."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.path.abspath(image)
+    loaded = item[key]
+    content = [each.as_subclass(Tensor).contiguous().numpy().tobytes() for each in (loaded, loaded.affine)]
+    return f"sha256:{sha256(b''.join(content)).hexdigest()}/{file_stem(loaded.meta['filename_or_obj'])}"
 
 
 def _renamed(content: Any, library: str) -> Any:

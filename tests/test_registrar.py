@@ -3,6 +3,7 @@ from __future__ import annotations
 import doctest
 import gc
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_python_and_the_command_line_agree(
     pair = crosswarp.load(run).register(*images, "target", "source")
     pair.save(tmp_path / "api")
     files = {path.name for path in (tmp_path / "cli").iterdir()}
-    assert len(files) == 9 and files == {path.name for path in (tmp_path / "api").iterdir()}
+    assert len(files) == 10 and files == {path.name for path in (tmp_path / "api").iterdir()}
     for name in files:
         theirs, ours = tmp_path / "cli" / name, tmp_path / "api" / name
         if name.endswith(".nii.gz"):
@@ -277,6 +278,28 @@ def test_saves_under_the_names_of_files_or_of_the_roles(run: Path, tmp_path: Pat
     )
     trained.register(image, np.random.rand(*(20,) * trained.spatial_dims)).save(tmp_path / "pair")
     assert (tmp_path / "pair" / "warmtest0_to_fixed_warped.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("run", [2], indirect=True, ids=["2D"])
+def test_saving_replaces_results_of_the_same_images_alone(run: Path, tmp_path: Path) -> None:
+    trained = crosswarp.load(run)
+    first, second = np.random.default_rng(0).random((2, 20, 20))
+    place = tmp_path / "knee.v1"
+    place.mkdir()
+    shutil.copy(run.parent / "data" / "images" / "warmtest0.nii.gz", place / "ray.1.nii.gz")
+    shutil.copy(run.parent / "data" / "images" / "warmtest1.nii.gz", place / "ray.2.nii.gz")
+    out = tmp_path / "out"
+    for name in ("ray.1", "ray.2", "ray.1"):
+        trained.register(place / f"{name}.nii.gz", first).save(out)
+        trained.segment(place / f"{name}.nii.gz", "source").save(str(out))
+        for kind in ("to_fixed_warped", "moving_seg", "seg"):
+            assert (out / f"{name}_{kind}.nii.gz").is_file()
+    with pytest.raises(ValueError, match="ray.1_to_fixed_.*is there and was made of .*ray.1.nii.gz"):
+        trained.register(place / "ray.1.nii.gz", second).save(out)
+    trained.segment(first, "source").save(out)
+    with pytest.raises(ValueError, match="image_seg.nii.gz is there and was made of sha256"):
+        trained.segment(second, "source").save(out)
+    np.testing.assert_array_equal(loaded(out / "image_seg.nii.gz"), trained.segment(first, "source").label)
 
 
 @pytest.mark.parametrize("run", [2], indirect=True, ids=["2D"])

@@ -6,7 +6,7 @@ from .checks import check_datalist
 from .datalist import Datalist, DatalistError, Modality, datalist_digest, load_datalist
 from .knee import write_knee_cohort
 from .label_pool import label_pool
-from .pairs import pair_records
+from .pairs import image_records, pair_records
 from .pseudo_labels import PseudoLabels
 from .readers import AnyFormatReader
 
@@ -22,6 +22,7 @@ __all__ = [
     "RandomPairBatches",
     "check_datalist",
     "datalist_digest",
+    "image_records",
     "label_pool",
     "load_datalist",
     "pair_records",

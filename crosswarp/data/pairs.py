@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from math import lcm
 from pathlib import Path
 
-from ..transforms.registration import file_stem
+from ..results import claim, pair_results, result_faults, segmentation_results
 from .checks import image_faults, label_faults, read_facts, warn_of_missing_spacing
 from .readers import given_spacing
 
@@ -22,6 +23,7 @@ def pair_records(
     labels: Mapping[str, str] | None = None,
     num_classes: int = 0,
     spacing: Spacings | None = None,
+    output_dir: str | None = None,
     **files: Paths,
 ) -> Records:
     """Line files up as pairs, the first moving with the first fixed and so on; one file serves all pairs.
@@ -36,6 +38,8 @@ def pair_records(
         num_classes: of labels, background included.
         spacing: of ``moving`` and of ``fixed``, in mm, where the files do not state it; see
             :class:`~.readers.AnyFormatReader`.
+        output_dir: where the results will be written: their names are taken there, see
+            :func:`~crosswarp.results.claim`.
         files: ``moving``, ``fixed`` and whatever belongs to them (``moving_label``), each a path, a list or
             None.
 
@@ -43,10 +47,11 @@ def pair_records(
         one record ``{"moving": path, "fixed": path, ...}`` for each pair.
 
     Raises:
-        ValueError: when moving or fixed are not given, their numbers do not fit, or two files in different
-            folders have one name, after which results are named; when files cannot be read, have other
-            dimensions or channels, NaN, equal voxels all over, no labels where they should, or a spacing that
-            contradicts the given one. All faults of the files are named.
+        ValueError: when moving or fixed are not given, their numbers do not fit, or results would have one
+            name, as those of equally named files in different folders, or the name of what another pair left
+            in `output_dir`; when files cannot be read, have other dimensions or channels, NaN, equal voxels
+            all over, no labels where they should, or a spacing that contradicts the given one. All faults of
+            the files are named.
         FileNotFoundError: naming every missing file, and all faults of the others.
     """
     lists = {key: [value] if isinstance(value, str) else list(value) for key, value in files.items() if value}
@@ -62,28 +67,44 @@ def pair_records(
     paths = {key: [str(Path(folder) / path) for path in value] for key, value in lists.items()}
     records = [{key: value[i % len(value)] for key, value in paths.items()} for i in range(count)]
     missing = sorted({path for value in paths.values() for path in value if not Path(path).exists()})
-    faults = []
+    results = [
+        pair_results({key: os.path.abspath(path) for key, path in record.items()}) for record in records
+    ]
+    faults = result_faults(results, output_dir)
     if spatial_dims is not None:
         for sizes in (spacing or {}).values():
             if sizes is not None:
                 given_spacing(sizes, spatial_dims)
-        faults = file_faults(records, spatial_dims, channels or {}, labels or {}, num_classes, spacing or {})
+        faults += file_faults(records, spatial_dims, channels or {}, labels or {}, num_classes, spacing or {})
     if missing:
         lines = ["Expected files that are not there: " + ", ".join(missing), *faults]
         raise FileNotFoundError("\n- ".join(lines))
     if faults:
         raise ValueError("\n- ".join(["Expected images to register, but some do not serve:", *faults]))
-    for key in ("moving", "fixed"):
-        names: dict[str, set[str]] = {}
-        for path in paths[key]:
-            names.setdefault(file_stem(path), set()).add(path)
-        alike = [sorted(found) for found in names.values() if len(found) > 1]
-        if alike:
-            raise ValueError(
-                f"Expected {key} files of different names, since results are named after them and would "
-                f"overwrite each other, got {alike}: rename them, or give each run its own output folder."
-            )
+    if output_dir is not None:
+        claim(output_dir, results)
     return records
+
+
+def image_records(images: str | Sequence[str], output_dir: str) -> Records:
+    """Images to segment, the names of whose results are taken where these will be written.
+
+    Args:
+        images: a path or a list of paths.
+        output_dir: see :func:`~crosswarp.results.claim`.
+
+    Returns:
+        one record ``{"image": path}`` for each.
+
+    Raises:
+        FileNotFoundError: naming every missing file.
+        ValueError: where results would have one name, or the name of what is there of another image.
+    """
+    paths = [images] if isinstance(images, str) else [str(path) for path in images]
+    if missing := [path for path in paths if not Path(path).exists()]:
+        raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
+    claim(output_dir, [segmentation_results(os.path.abspath(path)) for path in paths])
+    return [{"image": path} for path in paths]
 
 
 def file_faults(

@@ -18,8 +18,9 @@ from ..files import replacing
 from ..metrics import warp_labels
 from ..metrics.quality import LIMITS, image_atypicality, judge, pair_quality
 from ..metrics.typicality import Statistics
+from ..results import file_stem
 from ..spatial import sample
-from ..transforms.registration import file_stem, pair_name
+from ..transforms.registration import pair_name
 from .figures import pair_figure
 
 logger = logging.getLogger(__name__)

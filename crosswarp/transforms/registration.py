@@ -12,9 +12,11 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..files import replacing
+from ..results import file_stem
 from ..spatial import identity_map, resize_map, sample
 from ..spatial.physical import fractions_affine, itk_transforms, total_displacement_field
 
@@ -22,14 +24,26 @@ TRANSFORM_SUFFIXES = (".h5", ".tfm")
 DISPLACEMENT_SUFFIXES = (".nii.gz", ".mha", ".nrrd", None)
 
 
-def file_stem(path: str | Path) -> str:
-    """A file's name without its suffix, ``.gz`` included: what results are named after."""
-    return Path(Path(path).name.removesuffix(".gz")).stem
+def on_grid_of(image: Tensor, reference: MetaTensor, name: str | None = None) -> MetaTensor:
+    """Give an image ``[C, *spatial]`` the affine of a reference with the same grid.
+
+    Args:
+        image: ``[C, *spatial]``.
+        reference: ``[C, *spatial]``.
+        name: what results are named after; None for the reference's file. It gets a suffix for MONAI's
+            ``SaveImage`` to cut off, which would otherwise take what follows a dot for one.
+    """
+    meta = dict(reference.meta)
+    if (name := name or meta.get("filename_or_obj")) is not None:
+        meta["filename_or_obj"] = f"{file_stem(name)}.nii.gz"
+    return MetaTensor(image, meta=meta)
 
 
-def on_grid_of(image: Tensor, reference: MetaTensor) -> MetaTensor:
-    """Give an image ``[C, *spatial]`` the affine and file name of a reference with the same grid."""
-    return MetaTensor(image, meta=dict(reference.meta))
+def own_geometry(image: MetaTensor) -> tuple[ArrayLike, tuple[int, ...]]:
+    """Affine and shape that an image has in its file, whatever axes it was brought to since then."""
+    meta = image.meta
+    shape = tuple(int(size) for size in meta.get("spatial_shape", image.shape[1:]))
+    return meta.get("original_affine", image.affine), shape
 
 
 def pair_name(moving: MetaTensor, fixed: MetaTensor) -> str:
@@ -87,9 +101,8 @@ class WarpMovingd(MapTransform):
         phi = resize_map(result[self.map_key][None, :dims].as_subclass(Tensor).float(), reference.shape[1:])
         for key, mode in self.key_iterator(result, self.modes):
             moving = result[key].as_subclass(Tensor).to(phi.device)
-            warped = on_grid_of(sample(moving[None], phi, mode)[0], reference)
-            warped.meta["filename_or_obj"] = pair_name(result[key], reference)
-            result[f"warped_{key}"] = warped
+            name = f"{pair_name(result[key], reference)}.nii.gz"
+            result[f"warped_{key}"] = on_grid_of(sample(moving[None], phi, mode)[0], reference, name)
         return result
 
 
@@ -99,7 +112,7 @@ class SaveTransformsd(MapTransform):
     ``<moving>_to_<fixed>_transform.h5`` is an ITK composite transform; it takes fixed points to moving ones,
     so it resamples the moving image onto the fixed, and carries points and contours of the fixed image to the
     moving. ``<moving>_to_<fixed>_inverse.h5`` does the reverse. ``<moving>_to_<fixed>_displacement.nii.gz``
-    is the first as a displacement field on the fixed image's own grid.
+    is the first as a displacement field on the grid of the fixed image's file.
 
     Args:
         keys: the moving and the fixed image, in this order.
@@ -142,7 +155,7 @@ class SaveTransformsd(MapTransform):
             with replacing(target, self.transform_suffix) as path:
                 itk.transformwrite([transform], str(path))
         if self.displacement_suffix is not None:
-            field = total_displacement_field(forward, fixed.affine, fixed.shape[1:])
+            field = total_displacement_field(forward, *own_geometry(fixed))
             target = self.output_dir / f"{stem}_displacement{self.displacement_suffix}"
             with replacing(target, self.displacement_suffix) as path:
                 itk.imwrite(field, str(path))

@@ -62,7 +62,9 @@ def test_files_whose_results_would_overwrite_each_other_are_refused(tmp_path, ke
     other = "fixed" if key == "moving" else "moving"
     alone = pair_records(str(tmp_path), **{key: ["first/t1.nii.gz"] * 2, other: "second/t1.nii.gz"})
     assert len(alone) == 2
-    with pytest.raises(ValueError, match=f"Expected {key} files of different names.*first/t1.*second/t1"):
+    with pytest.raises(
+        ValueError, match=f"files of different names.* as t1_{key}_seg, got .*first/t1.*second/t1"
+    ):
         pair_records(
             str(tmp_path), **{key: ["first/t1.nii.gz", "second/t1.nii.gz"], other: "first/t2.nii.gz"}
         )

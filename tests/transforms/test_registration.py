@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose, LoadImaged, Orientationd
 
+from crosswarp.data import AnyFormatReader
 from crosswarp.spatial import identity_map
 from crosswarp.spatial.itk_files import read_transforms, transform_points
 from crosswarp.transforms import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
+
+sitk = pytest.importorskip("SimpleITK")
+ants = pytest.importorskip("ants")
 
 # spatial sizes of the network's grid, the moving and the fixed image
 GRIDS = [((8, 6), (17, 12), (24, 31)), ((6, 7, 5), (9, 12, 8), (11, 8, 13))]
@@ -58,8 +64,8 @@ def test_moving_image_is_read_where_the_map_points_on_the_fixed_grid(grids):
 def test_results_are_named_after_both_files_and_originals_stay():
     item = make_pair(GRIDS[0], shift=0.1)
     result = WarpMovingd(["moving", "moving_label"])(item)
-    assert result["warped_moving"].meta["filename_or_obj"] == "a.b_to_xray"
-    assert result["warped_moving_label"].meta["filename_or_obj"] == "outline_to_xray"
+    assert result["warped_moving"].meta["filename_or_obj"] == "a.b_to_xray.nii.gz"
+    assert result["warped_moving_label"].meta["filename_or_obj"] == "outline_to_xray.nii.gz"
     assert item["fixed"].meta["filename_or_obj"] == "/data/xray.dcm"
     assert result["moving"] is item["moving"] and "warped_moving" not in item
 
@@ -97,7 +103,7 @@ def test_predicted_labels_lie_on_the_grid_of_their_own_image(grids):
         assert label.dtype == torch.uint8 and label.shape == (1, *shape)
         assert torch.equal(label[away].long(), expected[away])
         assert torch.equal(label.affine, item[key].affine)
-        assert label.meta["filename_or_obj"] == item[key].meta["filename_or_obj"]
+        assert label.meta["filename_or_obj"] == {"moving": "a.nii.gz", "fixed": "b.nii.gz"}[key]
 
 
 @pytest.mark.parametrize("grids", GRIDS)
@@ -148,3 +154,65 @@ def test_a_label_that_is_there_is_kept():
     }
     result = PredictedLabelsd(["moving", "fixed"], 3)(item)
     assert result["moving_label"] is given and result["fixed_label"].shape == (1, 4, 4)
+
+
+def stored(folder, dims, order, flips, turn):
+    """A fixed image whose file has its axes in another order, flipped or oblique; loaded as register does."""
+    shape, spacing = (14, 11, 9)[:dims], np.array([0.7, 1.3, 2.1])[:dims]
+    linear = np.eye(dims)
+    linear[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    affine = np.eye(4)
+    affine[:dims, :dims] = (linear @ np.diag(spacing * flips[:dims]))[:, order]
+    affine[:dims, 3] = [12, -7, 30][:dims]
+    array = np.random.default_rng(0).normal(size=[shape[axis] for axis in order]).astype(np.float32)
+    nib.save(nib.Nifti1Image(array, affine), folder / "b.nii.gz")
+    steps = [
+        LoadImaged("fixed", reader=AnyFormatReader, ensure_channel_first=True, image_only=True),
+        Orientationd("fixed", "LP" if dims == 2 else "RAS", labels=None),
+    ]
+    return Compose(steps)({"fixed": str(folder / "b.nii.gz")})["fixed"]
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd"])
+@pytest.mark.parametrize(
+    ("dims", "order", "flips", "turn"),
+    [
+        (2, (0, 1), (-1, -1), 0),
+        (2, (1, 0), (1, -1), 0.3),
+        (3, (0, 1, 2), (-1, -1, 1), 0),
+        (3, (2, 0, 1), (1, -1, -1), 0.2),
+        (3, (1, 2, 0), (-1, 1, -1), -0.3),
+    ],
+)
+def test_the_displacement_lies_on_the_grid_of_the_fixed_file(tmp_path, suffix, dims, order, flips, turn):
+    fixed = stored(tmp_path, dims, order, flips, turn)
+    coarse = 0.03 * torch.randn(1, dims, *[4] * dims, generator=torch.Generator().manual_seed(1))
+    mode = "bilinear" if dims == 2 else "trilinear"
+    shift = torch.nn.functional.interpolate(coarse, (8, 7, 6)[:dims], mode=mode, align_corners=True)
+    item = {
+        "pred": MetaTensor((identity_map((8, 7, 6)[:dims]) + shift)[0]),
+        "moving": image_on(torch.rand(1, *(10, 12, 8)[:dims]), "a.png", 0.5),
+        "fixed": fixed,
+    }
+    SaveTransformsd(["moving", "fixed"], tmp_path, displacement_suffix=suffix)(item)
+    path = tmp_path / f"a_to_b_displacement{suffix}"
+    field = sitk.ReadImage(str(path), sitk.sitkVectorFloat64)
+    reference = sitk.ReadImage(str(tmp_path / "b.nii.gz"))
+    assert field.GetSize() == reference.GetSize()
+    for geometry in ("GetOrigin", "GetSpacing", "GetDirection"):
+        np.testing.assert_allclose(getattr(field, geometry)(), getattr(reference, geometry)(), atol=1e-5)
+    if suffix == ".nii.gz":
+        theirs, ours = nib.load(tmp_path / "b.nii.gz"), nib.load(path)
+        assert ours.shape[:dims] == theirs.shape
+        for part in np.s_[:dims, :dims], np.s_[:dims, 3]:  # of a 2D file the third axis is filled in
+            np.testing.assert_allclose(ours.affine[part], theirs.affine[part], atol=1e-5)
+        found = ants.image_read(str(path))
+        assert found.shape == theirs.shape and found.components == dims
+    composite = sitk.ReadTransform(str(tmp_path / "a_to_b_transform.h5"))
+    displaced = sitk.GetArrayFromImage(field)
+    for index in np.random.default_rng(2).integers(0, field.GetSize(), (30, dims)).tolist():
+        point = np.array(field.TransformIndexToPhysicalPoint(index))
+        wanted = np.array(composite.TransformPoint(point.tolist())) - point
+        np.testing.assert_allclose(displaced[tuple(index[::-1])], wanted, atol=1e-4)
+    ours = transform_points(read_transforms([path]), np.array([point]))
+    np.testing.assert_allclose(ours[0], point + wanted, atol=1e-4)
