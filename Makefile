@@ -39,7 +39,7 @@ test: $(DEVELOP)
 
 test-numpy126: $(NUMPY126)/.ready
 	$(NUMPY126)/bin/python -m pytest -p no:cacheprovider \
-	    tests/bundles/test_packaged.py tests/pipeline/test_package.py tests/pipeline/test_verify.py
+	    tests/bundles/test_packaged.py tests/release
 
 lint: $(DEVELOP)
 	$(BIN)/ruff check .

@@ -16,8 +16,8 @@ from .data.warping import warp
 from .errors import input_error, plain_input_errors
 from .pipeline.bundle import INFERENCE, WEIGHTS
 from .pipeline.config import check_ids, read_config, verbatim
-from .pipeline.package import package
-from .pipeline.verify import verify
+from .release.package import package
+from .release.verify import verify
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

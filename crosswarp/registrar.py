@@ -32,7 +32,7 @@ from .errors import plain_input_errors
 from .networks import SegmentAndRegister
 from .pipeline.bundle import INFERENCE, load_weights
 from .pipeline.config import check_ids, read_config, verbatim
-from .pipeline.verify import unpack
+from .release.verify import unpack
 from .report import SaveQualityd
 from .results import claim, file_stem, pair_results, segmentation_results
 from .spatial import identity_map, sample
@@ -53,17 +53,22 @@ Item = dict[Any, Any]
 
 @plain_input_errors()
 def load(
-    models: str | os.PathLike[str], device: str | torch.device | None = None, **overrides: Any
+    models: str | os.PathLike[str],
+    device: str | torch.device | None = None,
+    trust: bool = False,
+    **overrides: Any,
 ) -> Registrar:
     """Load a trained chain for use in Python.
 
-    A zip is verified first and unpacked to a temporary folder. Code inside a bundle is not run; the config's
-    ``scripts`` are this library. But configs hold Python expressions, which are evaluated:
-    ``python -m crosswarp verify`` lists those of a zip that comes from others.
+    A zip is verified as ``python -m crosswarp verify`` does it, and unpacked to a temporary folder; what is
+    refused there is refused here. Code inside a bundle is not run: the config's ``scripts`` are this library.
+    A folder is taken to be your own: its config is evaluated as it is.
 
     Args:
         models: a run's folder, another trained bundle of the whole chain, or its zip.
         device: such as ``"cuda:1"``; as the config says if None, which is a GPU where there is one.
+        trust: take a zip whatever it holds, and evaluate its config as it is: for what you made yourself,
+            with components that verification does not know.
         overrides: ids of the bundle's ``configs/inference.json``, such as ``quality_limits``.
 
     Raises:
@@ -83,7 +88,7 @@ def load(
     unpacked = None
     if path.is_file():
         unpacked = TemporaryDirectory(prefix="crosswarp_")
-        path = unpack(path, unpacked.name)
+        path = unpack(path, unpacked.name, trust)
     if not (path / INFERENCE).is_file():
         raise FileNotFoundError(
             f"Expected a trained run, bundle or zip in {models}, but there is no {INFERENCE}: correct the "

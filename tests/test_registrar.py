@@ -19,7 +19,7 @@ import crosswarp
 from crosswarp import registrar
 from crosswarp.__main__ import register
 from crosswarp.data.memory import alike
-from crosswarp.pipeline.package import package
+from crosswarp.release.package import package
 
 from .cohorts import write_blob_cohort
 from .trained_run import ROOT, write_trained_run

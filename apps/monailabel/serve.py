@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from crosswarp.pipeline.verify import unpack
+from crosswarp.release.verify import unpack
 
 APPS = {
     "monaibundle": Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle",

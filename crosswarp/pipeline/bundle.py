@@ -18,6 +18,7 @@ from torch import nn
 from ..data import Datalist
 from ..files import replacing
 from .config import check_overrides, read_config, running_parser, verbatim
+from .weights import read_weights
 
 WEIGHTS = Path("models") / "model.pt"
 INFERENCE = Path("configs") / "inference.json"
@@ -114,11 +115,11 @@ def load_weights(network: nn.Module, path: str | Path, config: str | Path = INFE
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the weights belong to another architecture.
+        ValueError: when the weights belong to another architecture, or the file holds other things.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected trained weights in {path}, but there is no such file.")
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = read_weights(path)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

@@ -29,7 +29,7 @@ NETWORK = {"net_id": "network_def", "meta_file": METADATA, "config_file": INFERE
 
 assert importlib.util.find_spec("crosswarp") is None
 
-verify_metadata(meta_file=METADATA, filepath="scripts/pipeline/meta_schema_20240725.json")
+verify_metadata(meta_file=METADATA, filepath="scripts/release/meta_schema_20240725.json")
 verify_net_in_out(**NETWORK)
 
 network = load(NAME, bundle_dir="..", workflow_type="inference").eval()

@@ -11,7 +11,7 @@ import torch
 
 import crosswarp
 from crosswarp.pipeline.config import read_config
-from crosswarp.pipeline.verify import SCHEMA
+from crosswarp.release.verify import SCHEMA
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = [ROOT, *sorted(path.parent for path in (ROOT / "bundles").glob("*/configs"))]

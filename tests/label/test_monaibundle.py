@@ -20,7 +20,7 @@ from monai.bundle import run
 from PIL import Image
 
 from apps.monailabel.serve import APPS, SEGMENTATION, SERVED, install
-from crosswarp.pipeline.package import package
+from crosswarp.release.package import package
 from tests.cohorts import write_blob_cohort
 from tests.label.server import Client, serving
 from tests.trained_run import write_trained_run

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from crosswarp.__main__ import main
-from crosswarp.pipeline import verify as module
-from crosswarp.pipeline.package import package, zipped
-from crosswarp.pipeline.verify import META, BundleError, inspect, unpack, verify
+from crosswarp.release import archive as module
+from crosswarp.release.package import package, zipped
+from crosswarp.release.verify import META, BundleError, inspect, unpack, verify
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import write_trained_run
 
@@ -169,7 +169,7 @@ def test_bombs(files: Files, whole: bytes, monkeypatch: pytest.MonkeyPatch):
     assert_fault(
         faults(files | {"docs/bomb.md": b" " * 2**24}), r"docs/bomb.md': unpacks to \d+ times its size"
     )
-    monkeypatch.setattr(module, "MAX_BYTES", 1000)
+    monkeypatch.setattr(module, "MAX_TOTAL", 1000)
     assert_fault(inspect(whole, "a.zip").faults, "unpacks to more than")
 
 
@@ -231,13 +231,19 @@ def compressed(content: bytes) -> bytes:
         ),
         (lambda own: bombed_archive(), "model.pt: expected a state dictionary of tensors, it also names"),
         (lambda own: saved(own | {"zeros": Zeros()}), "it also names __builtin__ bytearray"),
-        (lambda own: pickle.dumps(Bomb()), "model.pt: File is not a zip file"),
-        (lambda own: b"", "model.pt: File is not a zip file"),
         (
-            lambda own: compressed(saved(own)),
-            "model.pt: expected a file of torch.save, which compresses nothing",
+            lambda own: pickle.dumps(Bomb()),
+            "model.pt: expected a file of torch.save, whose parts cannot be read",
         ),
-        (lambda own: saved(own)[:-200], "model.pt: File is not a zip file"),
+        (lambda own: b"", "model.pt: expected a file of torch.save, whose parts cannot be read"),
+        (
+            lambda own: compressed(saved(own | {"a": torch.zeros(10**5)})),
+            "model.pt: expected a file of torch.save, uncompressed",
+        ),
+        (
+            lambda own: saved(own)[:-200],
+            "model.pt: expected a file of torch.save, whose parts cannot be read",
+        ),
         (lambda own: saved(list(own.values())), "model.pt: expected a state dictionary"),
         (lambda own: saved({"network": own}), "model.pt: expected a state dictionary"),
         (
@@ -362,7 +368,7 @@ def test_networks_that_would_take_hours_to_build(files: Files, change: Callable,
 
 def test_texts_too_large_to_parse(files: Files):
     found = faults(summed(files | {"configs/large.json": os.urandom(3 * 2**20).hex().encode()}))
-    assert_fault(found, "large.json': a text of more than 4 MiB")
+    assert_fault(found, "large.json': a text of more than 1 MiB")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +382,7 @@ def test_texts_too_large_to_parse(files: Files):
 )
 def test_targets_whose_name_stands_elsewhere(files: Files, evil: dict):
     found = faults(changed(files, "configs/inference.json", lambda config: config.update(evil)))
-    assert_fault(found, "configs/inference.json: calls .*; expected what is of monai, torch")
+    assert_fault(found, "configs/inference.json: .*_target_.*: calls .*")
 
 
 @pytest.mark.parametrize(
@@ -387,21 +393,18 @@ def test_keys_that_change_what_was_checked(files: Files, key: str):
     assert_fault(found, f"inference.json: expected plain keys, got {re.escape(key)}")
 
 
-def test_python_that_a_macro_takes_from_another_file_is_listed(files: Files):
-    evil = summed(files | {"docs/a.json": b'{"evil": ["$print()"]}'})
-    assert "$print()" in inspect(zipped(STAGE, evil), "a.zip").report()
-
-
 def test_targets_of_no_known_library(files: Files):
     evil = {"_target_": "subprocess.run", "args": ["true"]}
     found = faults(changed(files, "configs/train.json", lambda config: config.update(evil=[{"deep": evil}])))
-    assert_fault(found, "configs/train.json: calls subprocess.run; expected what is of monai, torch")
+    assert_fault(
+        found, "configs/train.json: _target_: subprocess.run: calls subprocess.run is not of monai, torch"
+    )
 
 
 def test_new_python_is_listed(files: Files):
-    new = changed(files, "configs/train.json", lambda config: config["imports"].append("$import antigravity"))
+    new = changed(files, "configs/train.json", lambda config: config["imports"].append("$import numpy as np"))
     inspection = inspect(zipped(STAGE, new), "a.zip")
-    assert inspection.faults == [] and "$import antigravity" in inspection.report()
+    assert inspection.faults == [] and "$import numpy as np" in inspection.report()
 
 
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff", b"[" * 100_000])

@@ -17,8 +17,8 @@ import crosswarp
 from crosswarp.data import load_datalist
 from crosswarp.pipeline import load_network
 from crosswarp.pipeline.bundle import file_digest, read_json, write_json
-from crosswarp.pipeline.package import median_spacing, package
-from crosswarp.pipeline.verify import META, unpack
+from crosswarp.release.package import median_spacing, package
+from crosswarp.release.verify import META, unpack
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, STAGES, write_trained_run
 

@@ -21,7 +21,7 @@ from .. import __version__
 from ..data import Datalist, Modality
 from ..data.checks import FileFacts, read_facts
 from ..files import replacing
-from .bundle import (
+from ..pipeline.bundle import (
     DATA_IDS,
     INFERENCE,
     NETWORK_IDS,
@@ -31,11 +31,12 @@ from .bundle import (
     json_text,
     read_json,
 )
-from .chain import PARTS
-from .config import read_config
-from .evaluation import data_of_run
-from .stage import LOCATION_IDS
-from .verify import META, MODEL_INFO, STAGES, BundleError, inspect
+from ..pipeline.chain import PARTS
+from ..pipeline.config import read_config
+from ..pipeline.evaluation import data_of_run
+from ..pipeline.stage import LOCATION_IDS
+from .contents import META, MODEL_INFO, STAGES, all_files
+from .verify import BundleError, inspect
 
 LIBRARY = Path(__file__).resolve().parents[2]
 
@@ -345,17 +346,6 @@ def copied(library: Path) -> Files:
         if not any(part.startswith("_") for part in path.relative_to(library).parts)
     ]
     return {path.relative_to(library).as_posix(): path.read_bytes() for path in paths}
-
-
-def all_files(folder: Path, prefix: str) -> Files:
-    """The files of a folder, without caches and hidden files."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    parts = {path: path.relative_to(folder) for path in paths}
-    return {
-        f"{prefix}{part.as_posix()}": path.read_bytes()
-        for path, part in parts.items()
-        if not any(name.startswith(".") for name in part.parts)
-    }
 
 
 def zipped(folder: str, files: Files) -> bytes:

@@ -1,0 +1,1 @@
+"""Trained runs as zips: packaging, and verification of what comes from others."""
