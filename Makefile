@@ -5,7 +5,7 @@
 # make docs    the documentation as a site, docs/_build/html
 # make label   packages $(RUN) and serves it to 3D Slicer and others with MONAI Label, in an environment of its own
 #              APP=crosswarp: with our own app instead of MONAI Label's; STUDIES=folder of images; ARGS="--port 8001"
-# make test-label  drives that server over HTTP
+# make test-label  drives that server, and its guard, over HTTP
 # make clean   removes what the targets above built (never runs/, nor what was packaged into dist/)
 
 PYTHON ?= python3

@@ -27,6 +27,7 @@ include_patterns = [
     "benchmarks/README.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
+    "SECURITY.md",
 ]
 exclude_patterns = [
     ".*",

@@ -5,23 +5,32 @@ Beside what that app does:
 - ``moving`` names an image of the datastore; its final label, if it has one, is warped instead of the
   predicted one. The response's ``params`` have the verdict on the pair, and where to download the transform.
 - Each segmentation learns from the labels of its own modality only. An image says its modality in its info,
-  ``{"modality": "source"}``; one that does not is of the target. Images of the run's datalist are told apart.
+  ``{"modality": "source"}``; one that does not is of the target. Source images of the run's datalist, and
+  copies of them, are recognised by their content.
 - With ``--conf run runs/demo``, training ``crosswarp`` repeats stage 4 of that run, with the target labels.
 - The strategy ``epistemic`` offers the target image next that the network is least sure of.
+- Requests hold known values of known types; of two at once, each has a folder of its own.
 """
 
 from __future__ import annotations
 
+import copy
+import filecmp
 import hashlib
 import json
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException
+from guard.devices import known_devices
+from guard.routes import infer_fields, train_fields
+from guard.studies import Studies
+from guard.values import Check, Refused, check_fields, plain_name
 from monai.bundle import ConfigParser
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -41,11 +50,43 @@ MODALITIES = {"source_segmentation": "source", "domain_adaptation": "target"}
 CHAIN = "crosswarp"
 REVERSED = "crosswarp_target_to_source"
 
+# what MONAI Label itself adds to what a client says
+ADDED = ("model", "image", "images", "label", "session", "bundle_path", "local_rank", "_id", "_image_id")
+ADDED_TO_MANY = ("multi_gpu", "gpus", "max_workers", "max_batch_size")
+
+
+def typed(request: Mapping[str, Any], fields: Mapping[str, Check], added: Sequence[str]) -> dict[str, Any]:
+    """A request of which every value is known and of its type.
+
+    Raises:
+        HTTPException: naming everything that is not.
+    """
+    said = {key: value for key, value in request.items() if key not in added}
+    try:
+        return {key: request[key] for key in added if key in request} | check_fields(said, fields)
+    except Refused as refused:
+        raise HTTPException(refused.status, str(refused)) from None
+
 
 def run_and_datalist(conf: Mapping[str, str]) -> tuple[Path, Path]:
     """The folder of the run that the server was started with, and its datalist."""
     run = Path(conf["run"]).resolve()
     return run, Path(json.loads((run / "run.json").read_text())["datalist"])
+
+
+def source_images(datalist: Path) -> dict[str, list[Path]]:
+    """The source images of a datalist, by their files' names."""
+    files: dict[str, list[Path]] = {}
+    for section in json.loads(datalist.read_text())["source"].values():
+        for record in section if isinstance(section, list) else []:
+            file = datalist.parent / record["image"]
+            files.setdefault(file.name, []).append(file)
+    return files
+
+
+def is_one_of(image: Path, files: Sequence[Path]) -> bool:
+    """Whether an image is one of some files, or a copy; others may have its name."""
+    return any(file.is_file() and filecmp.cmp(image, file, shallow=False) for file in files)
 
 
 def modality_of(image: str, datastore: Datastore) -> str:
@@ -66,32 +107,34 @@ def labelled_records(datastore: Datastore, modality: str) -> list[dict[str, str]
 
 
 class RegistrationInferTask(BundleInferTask):
-    """The whole chain on a pair; writes the transforms and judges the pair beside returning the label."""
+    """The whole chain on a pair; writes the transforms and judges the pair beside returning the label.
+
+    They are written to the folder ``results`` of the request.
+    """
 
     def __init__(self, path: str, conf: dict[str, str], moving: str, fixed: str) -> None:
         self.modalities = {"moving_modality": moving, "fixed_modality": fixed}
-        self.results = tempfile.TemporaryDirectory()
         super().__init__(path, conf)
 
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
         parser = super()._load_bundle_config(path, config)
-        parser.config |= self.modalities | {"output_dir": self.results.name}
+        parser.config |= self.modalities
         return parser
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable]:
         """The bundle's own writers of transforms and quality come first."""
         transforms = super().post_transforms(data)
-        written = self.bundle_config.get_parsed_content("postprocessing").transforms
-        kept = [each for each in written if type(each).__name__ in ("SaveTransformsd", "SaveQualityd")]
+        kept = []
+        for each in self.bundle_config.get_parsed_content("postprocessing").transforms:
+            if type(each).__name__ in ("SaveTransformsd", "SaveQualityd"):
+                kept.append(copy.copy(each))  # the parser keeps its own for all requests
+                kept[-1].output_dir = Path(data["results"])
         return [*kept, *transforms]
 
     def writer(self, data: dict[str, Any], extension: Any = None, dtype: Any = None) -> tuple[Any, Any]:
-        """Add the verdict and the transforms' files to the response."""
+        """Add the verdict to the response."""
         label, params = super().writer(data, extension, dtype)
-        quality = data["quality"]
-        stem = f"{self.results.name}/{quality['moving']}_to_{quality['fixed']}"
-        files = {kind: f"{stem}_{kind}.h5" for kind in ("transform", "inverse")}
-        return label, {**params, "quality": quality, "files": files}
+        return label, {**params, "quality": data["quality"]}
 
 
 class SerialScoring(EpistemicScoring):
@@ -108,11 +151,15 @@ class SerialScoring(EpistemicScoring):
 
 
 class ModalityTrainTask(BundleTrainTask):
-    """Fine-tunes a segmentation with the labels of one modality."""
+    """Fine-tunes a segmentation with the labels of one modality, on one device."""
 
     def __init__(self, path: str, conf: dict[str, str], modality: str) -> None:
         super().__init__(path, conf)
         self.modality = modality
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Train; the bundles have no configuration for several devices."""
+        return super().__call__({**request, "multi_gpu": False}, datastore)
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Datastore) -> list[dict[str, str]]:
         return labelled_records(datastore, self.modality)
@@ -153,14 +200,14 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
 
     def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
         super().__init__(app_dir, studies, conf)
+        self._bundle_in_use = threading.Lock()  # MONAI Label unloads a bundle's modules for the next one
         if "run" not in conf:
             return
-        source = json.loads(run_and_datalist(conf)[1].read_text())["source"]
-        records = [record for section in source.values() if isinstance(section, list) for record in section]
-        files = {Path(record["image"]).name for record in records}
+        source = source_images(run_and_datalist(conf)[1])
         for image in self.datastore().list_images():
-            info = self.datastore().get_image_info(image)
-            if info.get("name") in files and "modality" not in info:
+            path = Path(self.datastore().get_image_uri(image))
+            unknown = "modality" not in self.datastore().get_image_info(image)
+            if unknown and is_one_of(path, source.get(path.name, ())):
                 self.datastore().update_image_info(image, {"modality": "source"})
 
     def init_infers(self) -> dict[str, InferTask]:
@@ -194,10 +241,19 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
         """Random, first and epistemic."""
         return super().init_strategies() | {"epistemic": Epistemic()}
 
+    def train(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Train with values of known types."""
+        return super().train(typed(request, train_fields(known_devices()), ADDED))
+
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
-        """Infer; for a registration, from and to images of the datastore."""
+        """Infer with values of known types; for a registration, from and to images of the datastore."""
+        # a path that the request itself names as the label is not read
+        request = {key: value for key, value in request.items() if key != "moving_label"}
+        fields = infer_fields(known_devices(), Studies(self.studies)) | {"moving": plain_name}
+        request = typed(request, fields, ADDED + ADDED_TO_MANY)
         if request.get("model") not in (CHAIN, REVERSED):
-            return super().infer(request, datastore)
+            with self._bundle_in_use:
+                return super().infer(request, datastore)
         datastore = datastore or self.datastore()
         fixed, moving = request["image"], request.get("moving")
         known = datastore.list_images()
@@ -207,16 +263,15 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
                 detail="Expected two images of the datastore, 'image' and in params 'moving', got "
                 f"{fixed!r} and {moving!r}; it has {', '.join(sorted(known))}.",
             )
-        # a path that the request itself names as the label is not read
-        request = {key: value for key, value in request.items() if key != "moving_label"}
         request["moving"] = datastore.get_image_uri(moving)
         if label := datastore.get_label_uri(moving, DefaultLabelTag.FINAL):
             request["moving_label"] = label
-        result = super().infer(request, datastore)
-        for kind, file in result["params"].pop("files").items():
-            tag = f"{kind}_from_{moving}"
-            datastore.save_label(fixed, file, tag, {"moving": moving})
-            result["params"][kind] = {"label": fixed, "tag": tag}
-        for file in Path(self._infers[request["model"]].results.name).iterdir():
-            file.unlink()
+        with tempfile.TemporaryDirectory() as results:
+            with self._bundle_in_use:
+                result = super().infer(request | {"results": results}, datastore)
+            for kind in ("transform", "inverse"):
+                (file,) = Path(results).glob(f"*_{kind}.h5")
+                tag = f"{kind}_from_{moving}"
+                datastore.save_label(fixed, str(file), tag, {"moving": moving})
+                result["params"][kind] = {"label": fixed, "tag": tag}
         return result

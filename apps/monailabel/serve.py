@@ -3,8 +3,9 @@
     python apps/monailabel/serve.py --zips dist --studies IMAGES --folder runs/demo/label
 
 Runs in the environment of `requirements-label.txt`. `--app monaibundle` (the default) is MONAI Label's own
-app, `--app crosswarp` ours. Whatever else is given goes to `monailabel start_server`: `--port 8001`, or
-`--host 0.0.0.0` to serve other machines, too; the server asks for no password.
+app, `--app crosswarp` ours; the guard stands before either. The server asks for no password and answers only
+this machine, unless `--host 0.0.0.0` lets it serve others. Whatever else is given goes to
+`monailabel start_server`, such as `--port 8001`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +27,7 @@ APPS = {
     "crosswarp": Path(__file__).parent,
 }
 SEGMENTATION = ("source_segmentation", "domain_adaptation")
+LOOPBACK = "127.0.0.1"
 SERVED = (*SEGMENTATION, "crosswarp")
 
 
@@ -38,7 +41,7 @@ def newest(folder: Path, name: str) -> list[Path]:
 
 
 def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
-    """Copy an app to a folder, and verify and unpack bundles into it, as far as they are not there.
+    """Copy an app and the guard to a folder, and verify and unpack bundles into it, if they are not there.
 
     MONAI Label trains with a bundle's ``train.json``. That of a packaged stage is what trained it, which
     needs the other stages and their data; so ``monai_label.json``, which trains on labelled images alone,
@@ -55,9 +58,10 @@ def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
     Raises:
         BundleError: for a zip that is not what was packaged.
     """
-    shutil.copytree(
-        app, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "model", "logs")
-    )
+    ignored = shutil.ignore_patterns("__pycache__", "model", "logs")
+    shutil.copytree(app, folder, dirs_exist_ok=True, ignore=ignored)
+    shutil.copytree(APPS["crosswarp"] / "guard", folder / "guard", dirs_exist_ok=True, ignore=ignored)
+    shutil.copy(APPS["crosswarp"] / "start.py", folder)
     for path in zips:
         name = path.name.rpartition("_v")[0]
         if (folder / "model" / name).exists():
@@ -71,12 +75,13 @@ def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
 
 
 def start_command(app: Path, studies: Path, models: Iterable[str] = SERVED, *arguments: str) -> list[str]:
-    """The command that starts MONAI Label on an installed app, without reaching for the internet."""
+    """The command that starts MONAI Label on an installed app, guarded, without reaching for the internet."""
     conf = {"models": ",".join(models), "zoo_source": "ngc", "sam2": "false"}
     conf |= {"epistemic_model": SEGMENTATION[1]}
     pairs = [word for key, value in conf.items() for word in ("--conf", key, value)]
-    start = [sys.executable, "-m", "monailabel.main", "start_server"]
-    return [*start, "--app", str(app), "--studies", str(studies), *pairs, *arguments]
+    start = [sys.executable, str(app / "start.py"), "start_server"]
+    guarded = ["--uvicorn_app", "guard.server:app"]  # of two, the last one counts
+    return [*start, "--app", str(app), "--studies", str(studies), *pairs, *arguments, *guarded]
 
 
 def main() -> None:
@@ -88,6 +93,14 @@ def main() -> None:
     parser.add_argument("--studies", type=Path, required=True, help="folder of the images to label")
     parser.add_argument("--folder", type=Path, required=True, help="where the app and its bundles are put")
     parser.add_argument("--app", choices=APPS, default="monaibundle")
+    parser.add_argument("--host", default=LOOPBACK, help="the address to listen at; 0.0.0.0 for every one")
+    parser.add_argument(
+        "--allow_host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name that others know this machine by",
+    )
     options, arguments = parser.parse_known_args()
     zips = [path for name in SERVED for path in newest(options.zips, name)]
     if len(zips) < len(SERVED):
@@ -95,7 +108,10 @@ def main() -> None:
             f"expected {', '.join(f'{name}_v*.zip' for name in SERVED)} in {options.zips}, got {zips}"
         )
     app = install(APPS[options.app], zips, options.folder / options.app)
-    arguments = ["--host", "127.0.0.1", *arguments]  # of two, the last one counts
+    if options.host != LOOPBACK:
+        options.allow_host += [socket.gethostname(), socket.getfqdn()]
+    hosts = ["--conf", "allowed_hosts", ",".join(options.allow_host)]
+    arguments = ["--host", options.host, *hosts, *arguments]
     if options.app == "monaibundle":  # its scoring in the background may fail: see `SerialScoring` of our app
         os.environ.setdefault("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
     command = start_command(app, options.studies, SERVED, *arguments)

@@ -20,16 +20,20 @@ from monai.bundle import run
 from apps.monailabel.serve import APPS, SERVED, install
 from crosswarp.release.package import package
 from tests.cohorts import write_blob_cohort
+from tests.label.hostile import REFUSALS, answers
 from tests.label.server import Client, serving
 from tests.trained_run import write_trained_run
 
 pytestmark = pytest.mark.label
+
+NAMESAKE = "warmval0"  # a target image that has the file name of a source image of the datalist
 
 
 @dataclass
 class Session:
     client: Client
     app: Path
+    studies: Path
     run: Path
     data: Path
     out: Path
@@ -52,10 +56,22 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     for name in ("warmtest0", "warmtest1", "coldtest0", "coldtest1", "coldval0", "coldval1"):
         shutil.copy(folder / "data" / "images" / f"{name}.nii.gz", studies)
     shutil.copy(studies / "warmtest0.nii.gz", studies / "stranger.nii.gz")
+    shutil.copy(studies / "coldtest0.nii.gz", studies / f"{NAMESAKE}.nii.gz")
     with serving(app, studies, SERVED, "--conf", "run", str(trained)) as client:
         info = {"info": json.dumps({"modality": "source"})}
         client.request("PUT", "datastore/image/info", params={"image": "stranger"}, data=info)
-        yield Session(client, app, trained, folder / "data", out)
+        yield Session(client, app, studies, trained, folder / "data", out)
+
+
+def test_hostile_requests_are_refused(session: Session) -> None:
+    marker = session.studies.parent / "made.nii.gz"
+    secret = session.data / "images" / "coldtest1.nii.gz"
+    refused = answers(session.client, marker, secret)
+    assert {
+        name for name, (status, detail) in refused.items() if status not in REFUSALS or not detail
+    } == set()
+    assert not marker.exists() and "coldtest1" in session.client.request("GET", "datastore/?output=all").text
+    assert not session.client.request("GET", "info/").json()["datastore"]["label_tags"]
 
 
 def test_both_directions_and_all_trainings_are_offered(session: Session) -> None:
@@ -97,26 +113,60 @@ def test_a_pair_of_the_datastore_and_its_transforms(
     np.testing.assert_allclose(back, point, atol=0.5)
 
 
+def test_two_pairs_at_once_have_transforms_of_their_own(session: Session) -> None:
+    """MONAI Label computes several images of a batch in threads of one process."""
+    images = ("coldtest0", "coldtest1", "coldval0", "coldval1", "warmtest1", "stranger")
+    alone = {}
+    for image in images:
+        _, params = session.client.infer("crosswarp", image, session.out, moving="warmtest0")
+        alone[image] = params
+    transforms = {image: transform(session, image, "warmtest0") for image in images}
+    for image in images:
+        for kind in ("transform", "inverse"):
+            session.client.request(
+                "DELETE", "datastore/label", params={"id": image, "tag": alone[image][kind]["tag"]}
+            )
+    asked = {"run_sync": True, "images": "all"}
+    body = {"moving": "warmtest0", "max_workers": 4, "label_tag": "batch", "multi_gpu": False}
+    together = session.client.request("POST", "batch/infer/crosswarp", params=asked, json=body).json()
+    for image in images:
+        assert together[image]["params"]["quality"] == alone[image]["quality"]
+        assert transform(session, image, "warmtest0") == transforms[image]
+
+
+def transform(session: Session, fixed: str, moving: str) -> tuple[float, ...]:
+    """Where the stored transform of a pair takes some points."""
+    file = session.out / "transform.h5"
+    params = {"label": fixed, "tag": f"transform_from_{moving}"}
+    file.write_bytes(session.client.request("GET", "datastore/label", params=params).content)
+    read = sitk.ReadTransform(str(file))
+    return tuple(value for x in range(4, 28, 4) for value in read.TransformPoint((0.8 * x, 0.9 * x / 2)))
+
+
 def test_a_path_in_the_request_is_not_read(session: Session) -> None:
-    path = str(session.data / "labels" / "nowhere.nii.gz")
+    path = session.studies / "labels" / "final" / "broken.nii.gz"
+    path.write_bytes(b"")
     label, _ = session.client.infer(
-        "crosswarp", "coldtest1", session.out, moving="warmtest1", moving_label=path
+        "crosswarp", "coldtest1", session.out, moving="warmtest1", moving_label=str(path)
     )
     assert label.is_file()
 
 
 def test_an_image_that_is_not_there_is_named(session: Session) -> None:
-    with pytest.raises(RuntimeError, match=r"404 .*'coldtest0' and 'nobody'; it has coldtest0, "):
+    with pytest.raises(RuntimeError, match=r"404 .*got 'nobody'; they have 'coldtest0', "):
         session.client.infer("crosswarp", "coldtest0", session.out, moving="nobody")
+    moving = str(session.studies / "warmtest0.nii.gz")
+    with pytest.raises(RuntimeError, match=r"422 .*'moving': expected a name"):
+        session.client.infer("crosswarp", "coldtest0", session.out, moving=moving)
 
 
 def test_the_least_certain_image_is_offered_first(session: Session) -> None:
     session.client.request("POST", "scoring/domain_adaptation", params={"run_sync": True}, json={})
     scores = {}
-    for name in ("coldtest1", "coldval0", "coldval1", "warmtest1", "stranger"):
+    for name in ("coldtest1", "coldval0", "coldval1", NAMESAKE, "warmtest1", "stranger"):
         info = session.client.request("GET", "datastore/image/info", params={"image": name}).json()
         scores[name] = info.get("epistemic_entropy", -1)
-        assert (scores[name] > 0) == name.startswith("cold")
+        assert (scores[name] > 0) == name.startswith(("cold", NAMESAKE))
     offered = session.client.request("POST", "activelearning/epistemic").json()["id"]
     assert offered == max(scores, key=scores.__getitem__)
 

@@ -22,6 +22,7 @@ from PIL import Image
 from apps.monailabel.serve import APPS, SEGMENTATION, SERVED, install
 from crosswarp.release.package import package
 from tests.cohorts import write_blob_cohort
+from tests.label.hostile import REFUSALS, answers
 from tests.label.server import Client, serving
 from tests.trained_run import write_trained_run
 
@@ -105,6 +106,17 @@ def test_all_are_served_with_their_classes(session: Session) -> None:
     assert info["labels"] == ["blob 1", "blob 2"] and "random" in info["strategies"]
 
 
+def test_hostile_requests_are_refused(session: Session) -> None:
+    marker = session.studies.parent / "made.nii.gz"
+    secret = session.data / "images" / "coldtest1.nii.gz"
+    refused = answers(session.client, marker, secret)
+    assert {
+        name for name, (status, detail) in refused.items() if status not in REFUSALS or not detail
+    } == set()
+    assert not marker.exists() and "coldtest1" in session.client.request("GET", "datastore/?output=all").text
+    assert not session.client.request("GET", "info/").json()["datastore"]["label_tags"]
+
+
 @pytest.mark.parametrize(("model", "image"), [(SEGMENTATION[0], "warmtest1"), (SEGMENTATION[1], "coldtest1")])
 def test_a_served_label_is_what_the_bundle_writes(session: Session, model: str, image: str) -> None:
     original = session.studies / f"{image}.nii.gz"
@@ -166,9 +178,12 @@ def test_registration_returns_the_warped_label(session: Session) -> None:
     np.testing.assert_allclose(nib.load(label).affine, nib.load(fixed).affine, atol=1e-5)
     # a label that is given is warped instead, by the same map
     manual = session.data / "labels" / "warmtest0.nii.gz"
+    session.client.save_label("warmtest0", manual)
+    stored = session.studies / "labels" / "final" / "warmtest0.nii.gz"
     label, _ = session.client.infer(
-        "crosswarp", "coldtest0", session.out, moving=str(moving), moving_label=str(manual)
+        "crosswarp", "coldtest0", session.out, moving=str(moving), moving_label=str(stored)
     )
+    session.client.request("DELETE", "datastore/label", params={"id": "warmtest0", "tag": "final"})
     assert 0 < np.count_nonzero(array(label)) < 3 * np.count_nonzero(array(manual))
     assert np.count_nonzero(np.squeeze(array(label)) != array(manual)) > 0
 
