@@ -26,7 +26,7 @@ from .bundle import (
     write_json,
 )
 from .config import check_ids, check_overrides, flatten, read_config, running_parser, verbatim
-from .stage import claim_run, package_versions
+from .stage import claim_run, package_versions, training_warnings
 from .training_statistics import training_statistics
 
 logger = logging.getLogger(__name__)
@@ -187,11 +187,17 @@ class Chain:
             }[state]
             logger.info(f"[{number}/{len(self.stages)}] {name}: {explanation}.")
             if state == "done":
+                if not stage.judged(workflow.parser):
+                    check = workflow.parser.get_parsed_content("result_check", default=None)
+                    stage.judge(check, workflow.parser.get_parsed_content("device"), workflow.parser)
                 continue
             workflow.initialize()
             workflow.run()
             workflow.finalize()
         self.publish()
+        if warnings := training_warnings(self.run_dir, self.stages):
+            lines = [f"- {warning}." for warning in warnings]
+            logger.warning("\n".join(["The run is trained, but not all is well with it:", *lines]))
 
     def publish(self) -> None:
         """Make the run folder a trained meta bundle: one network that segments and registers."""
@@ -207,6 +213,7 @@ class Chain:
             )
             for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
         }
+        values["training_warnings"] = training_warnings(self.run_dir, self.stages)
         write_inference_config(template, values, self.run_dir)
         copy_bundle_files(self.bundle_root, self.run_dir)
         network = read_config(self.run_dir / INFERENCE).get_parsed_content("network_def")

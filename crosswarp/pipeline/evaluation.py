@@ -50,7 +50,7 @@ from .bundle import INFERENCE, WEIGHTS, file_digest, read_json, write_json
 from .chain import PARTS
 from .config import check_overrides, read_config, running_parser
 from .methods import LabelRegistration, RegistrationMethod, measured_cost
-from .stage import LOCATION_IDS, claim_run
+from .stage import LOCATION_IDS, claim_run, training_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +240,8 @@ class Evaluation:
         ]
         left_out = {name: reason for name, each in self.baselines.items() if (reason := each.unavailable())}
         content: list[Any] = [config, digests, __version__]
-        fingerprint = _digest([*content, baselines, left_out])
+        warnings = self.training_warnings()
+        fingerprint = _digest([*content, baselines, left_out, warnings])
         manifest = read_json(folder / "manifest.json") if (folder / "manifest.json").is_file() else {}
         if manifest.get("fingerprint") == fingerprint and all(file.is_file() for file in files):
             logger.info(f"Evaluated on {manifest['date']}; nothing has changed since.")
@@ -252,7 +253,12 @@ class Evaluation:
             manifest = {"fingerprint": fingerprint, "weights": digests[1]}
             manifest |= self.evaluate(folder, left_out, prints)
             write_json(folder / "manifest.json", manifest)
-        print("", *manifest["notes"], "", *manifest["table"], *files, sep="\n")
+        warned = [f"Warning: training of {warning}." for warning in warnings]
+        print("", *warned, *manifest["notes"], "", *manifest["table"], *files, sep="\n")
+
+    def training_warnings(self) -> list[str]:
+        """What the stages of the run warn of."""
+        return training_warnings(self.run_dir, read_json(self.run_dir / "provenance.json")["stages"])
 
     def evaluate(
         self, folder: Path, left_out: Mapping[str, str], fingerprints: Mapping[str, str]
@@ -342,6 +348,7 @@ class Evaluation:
             {"device": f"{self.device} ({hardware})", "evaluated": date} | provenance,
             notes,
             comparison,
+            self.training_warnings(),
         )
 
     def notes(self, images: Mapping[str, Sequence[MeasuredImage]], count: int) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import count
@@ -17,6 +18,7 @@ import monai
 import numpy
 import torch
 from monai.bundle import ConfigParser
+from torch import nn
 
 from .. import __version__
 from ..data import Datalist, check_datalist, datalist_digest
@@ -26,6 +28,7 @@ from .bundle import (
     WEIGHTS,
     copy_bundle_files,
     file_digest,
+    load_network,
     read_json,
     run_values,
     write_inference_config,
@@ -33,8 +36,14 @@ from .bundle import (
 )
 from .config import check_overrides, running_parser
 
+logger = logging.getLogger(__name__)
+
+CHECK = Path("check.json")  # in a stage's folder: what its check measured, and the check's own config
+
 # where a run stands and on what it runs does not change what it computes
 LOCATION_IDS = {"bundle_root", "run_dir", "datalist", "device", "_meta_"}
+# nor does what judges the result
+UNDECISIVE_IDS = {*LOCATION_IDS, "result_check"}
 
 
 def package_versions() -> dict[str, str]:
@@ -77,6 +86,17 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
     else:
         write_json(path, {"name": datalist.name, "datalist": str(datalist.path), "datalist_digest": digest})
     return digest
+
+
+def training_warnings(run_dir: str | Path, stages: Iterable[str]) -> list[str]:
+    """What the stages of a run warn of, ``"<stage>: <warning>"``; nothing for those never judged."""
+    manifests = {name: Path(run_dir) / name / "manifest.json" for name in stages}
+    return [
+        f"{name}: {warning}"
+        for name, path in manifests.items()
+        if path.is_file()
+        for warning in read_json(path).get("warnings", [])
+    ]
 
 
 class Stage:
@@ -128,7 +148,7 @@ class Stage:
 
     def fingerprint(self, parser: ConfigParser, data_digest: str) -> str:
         """Digest of all that decides the stage's result."""
-        config = {key: value for key, value in parser.get().items() if key not in LOCATION_IDS}
+        config = {key: value for key, value in parser.get().items() if key not in UNDECISIVE_IDS}
         # given by the chain or taken from the datalist: what counts is the value
         config |= {key: parser.get_parsed_content(key) for key in DATA_IDS if key in config}
         content = [config, data_digest, self.input_digests(), __version__]
@@ -195,6 +215,36 @@ class Stage:
             seconds=round(self._seconds + time.monotonic() - self._started, 1),
             **chosen,
         )
+
+    def judge(
+        self,
+        check: Callable[[nn.Module], tuple[dict[str, Any], list[str]]] | None,
+        device: torch.device | str = "cpu",
+        parser: ConfigParser | None = None,
+    ) -> None:
+        """Compare the published network with what the stage started from, and warn of what got worse.
+
+        The warnings stand in the manifest, what was measured in ``check.json``. Nothing else changes: the
+        stage is done.
+
+        Args:
+            check: called with the network, returns what it measured and warnings, as those of
+                :mod:`~.result_checks`; None for no check.
+            device: where to run the network.
+            parser: the stage's config; by default the running one.
+        """
+        parser = parser or running_parser()
+        measured, warnings = check(load_network(self.folder, device)) if check else ({}, [])
+        write_json(self.folder / CHECK, {"by": parser.get("result_check"), "measured": measured})
+        write_json(self.folder / "manifest.json", (self.manifest or {}) | {"warnings": warnings})
+        for warning in warnings:
+            logger.warning(f"{self.name}: {warning}.")
+
+    def judged(self, parser: ConfigParser) -> bool:
+        """Whether the stage was judged, by the very check of a config."""
+        path = self.folder / CHECK
+        by = read_json(path)["by"] if path.is_file() else None
+        return "warnings" in (self.manifest or {}) and by == parser.get("result_check")
 
     def _write_manifest(self, **content: Any) -> None:
         common: Mapping[str, Any] = {

@@ -34,7 +34,7 @@ from ..pipeline.bundle import (
 from ..pipeline.chain import PARTS
 from ..pipeline.config import read_config
 from ..pipeline.evaluation import data_of_run
-from ..pipeline.stage import LOCATION_IDS
+from ..pipeline.stage import LOCATION_IDS, training_warnings
 from .contents import META, MODEL_INFO, STAGES, all_files
 from .verify import BundleError, inspect
 
@@ -42,6 +42,9 @@ LIBRARY = Path(__file__).resolve().parents[2]
 
 # what of a training config names places on the machine that trained; the library's own values stand instead
 PLACES = {*LOCATION_IDS, "corrected"}
+
+# what the chain puts into a trained run's inference config, for its verdicts
+LEARNED_IDS = ("training_statistics", "training_warnings")
 
 # what a bundle of the library gives to its zip as it is; docs also bring their pictures
 COPIED = ("LICENSE", "configs/logging.conf", "configs/*.json", "configs/presets/*.json")
@@ -188,7 +191,7 @@ class Release:
 
     def filled(self, name: str, library: Path, trained: Path) -> Files:
         """The configs that take the run's values."""
-        ids = {*DATA_IDS, *NETWORK_IDS, *(f"{part}_def" for part in PARTS)}
+        ids = {*DATA_IDS, *NETWORK_IDS, *(f"{part}_def" for part in PARTS), *LEARNED_IDS}
         config = read_config(trained / INFERENCE).get()
         values = {key: value for key, value in config.items() if key in ids}
         return {
@@ -229,6 +232,8 @@ class Release:
             "pred_classes": classes,
             "spacing": self.spacing,
         }
+        if warnings := training_warnings(self.run_dir, STAGES if name == META else [name]):
+            content["training_warnings"] = warnings
         if self.metrics[name]:
             content["eval_metrics"] = self.metrics[name]
         formats = template["network_data_format"]

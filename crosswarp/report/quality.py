@@ -44,6 +44,8 @@ class SaveQualityd(MapTransform):
         limits: quantity -> value beyond which to check, value beyond which it failed.
         statistics: of the training images of the modality of either key, see
             :func:`~crosswarp.metrics.quality.image_atypicality`.
+        training_warnings: what the training of the networks warned of; a pair is then not ``ok``, since it
+            was judged by these very networks.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class SaveQualityd(MapTransform):
         pred_key: str = "pred",
         limits: Mapping[str, Sequence[float]] = LIMITS,
         statistics: Mapping[str, Mapping[str, Statistics] | None] | None = None,
+        training_warnings: Sequence[str] = (),
     ) -> None:
         super().__init__(keys)
         self.output_dir, self.num_classes = Path(output_dir), num_classes
         self.image_key, self.pred_key = image_key, pred_key
         self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
         self.statistics = statistics or {}
+        self.training_warnings = list(training_warnings)
 
     def parts(self, data: Mapping[Hashable, Any]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
         """The network's input, both maps, and the class probabilities of both images, each ``[1, ...]``."""
@@ -83,6 +87,9 @@ class SaveQualityd(MapTransform):
             )
         }
         verdict, reasons = judge(quality, self.limits)
+        if self.training_warnings and verdict == "ok":
+            verdict = "check"
+        reasons += [f"training of {warning}" for warning in self.training_warnings]
         notes = [
             f"the {key} image does not state its spacing: 1 mm stands in (give {key}_spacing)"
             for key, each in (("moving", moving), ("fixed", fixed))

@@ -77,6 +77,7 @@ def write_report(
     provenance: Mapping[str, Any],
     notes: Sequence[str] = (),
     comparison: Sequence[Row] = (),
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write a run's report: one HTML file, figures inside, readable offline and on paper.
 
@@ -96,6 +97,7 @@ def write_report(
             what ``stages`` say of their training with the curves, see :func:`~.tables.training_table`.
         notes: sentences to read with the numbers, such as the grid that they were measured on.
         comparison: of our method with others on the same pairs, see :func:`~.tables.comparison_table`.
+        warnings: what the training of the networks warned of; they stand above all else.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -114,6 +116,7 @@ def write_report(
         version=__version__,
         device=provenance.get("device"),
         notes=notes,
+        warnings=warnings,
         headlines=_headlines(summary),
         summaries={kind: summary_table(summary, kind) for kind in kinds},
         by_class={kind: class_table(summary, kind) for kind in kinds},

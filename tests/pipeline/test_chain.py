@@ -181,6 +181,31 @@ def test_the_run_is_one_network_that_segments_and_registers(trained):
     assert pred.shape == (1, 2 * dims + 2 * classes, *data["spatial_size"])
 
 
+def test_warnings_of_the_stages_go_with_the_run(trained):
+    manifests = {name: read(trained / name / "manifest.json") for name in STAGES}
+    expected = [f"{name}: {each}" for name, manifest in manifests.items() for each in manifest["warnings"]]
+    assert any(each.startswith("multimodal_registration: ") for each in expected), "two steps teach nothing"
+    assert read(trained / "configs" / "inference.json")["training_warnings"] == expected
+    provenance = read(trained / "provenance.json")["stages"]
+    assert {name: each["warnings"] for name, each in provenance.items()} == {
+        name: each["warnings"] for name, each in manifests.items()
+    }
+    for name in STAGES:
+        assert read(trained / name / "check.json")["measured"]
+
+
+def test_other_limits_judge_again_without_training(run, caplog):
+    before = times(run)
+    lenient = {"least_gain": -9.0, "most_lost": 9.0, "most_folds_percent": 100.0}
+    train(run, **{f"multimodal_registration#result_check.{key}": value for key, value in lenient.items()})
+    assert times(run) == before and not (run / "previous").exists()
+    assert read(run / "multimodal_registration" / "manifest.json")["warnings"] == []
+    left = read(run / "configs" / "inference.json")["training_warnings"]
+    assert left and not any(each.startswith("multimodal_registration") for each in left)
+    (said,) = (each for each in caplog.messages if each.startswith("The run is trained, but not all is well"))
+    assert said.splitlines()[1:] == [f"- {each}." for each in left]
+
+
 def test_what_is_done_is_not_trained_again(run, caplog):
     before = times(run)
     with caplog.at_level(logging.INFO):

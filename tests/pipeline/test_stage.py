@@ -13,6 +13,7 @@ from torch import nn
 from crosswarp.data import load_datalist
 from crosswarp.errors import plain_input_errors
 from crosswarp.pipeline import Stage
+from crosswarp.pipeline.stage import training_warnings
 from tests.cohorts import write_blob_cohort
 
 CONFIG = {
@@ -213,3 +214,46 @@ def test_time_of_a_finished_training_is_kept_when_it_is_begun_again(bundle):
     (bundle.folder / "manifest.json").write_text(json.dumps(content))
     assert 100 <= bundle.train()["seconds"] < 110
     assert bundle.train(learning_rate=0.5)["seconds"] < 10
+
+
+def judge(warnings=(), **limits):
+    """What finalize adds to judge the result by a check that finds the given things."""
+    check = {"_target_": "tests.pipeline.test_stage.Check", "warnings": list(warnings), **limits}
+    return {"result_check": check, "finalize": [*CONFIG["finalize"], "$@stage.judge(@result_check)"]}
+
+
+class Check:
+    """Finds what it is told to."""
+
+    def __init__(self, warnings, limit=0.5):
+        self.warnings, self.limit = warnings, limit
+
+    def __call__(self, network):
+        return {"weight": network.weight.shape[0], "limit": self.limit}, self.warnings
+
+
+def test_a_check_judges_the_published_network(bundle, caplog):
+    warnings = ["Dice 0.1, expected 0.5. Look at the curves"]
+    manifest = bundle.train(**judge(warnings=warnings))
+    assert manifest["state"] == "done" and manifest["warnings"] == warnings
+    assert f"segment: {warnings[0]}." in caplog.messages
+    check = json.loads((bundle.folder / "check.json").read_text())
+    assert check["measured"] == {"weight": 2, "limit": 0.5} and check["by"]["warnings"] == warnings
+    assert training_warnings(bundle.run_dir, ["segment", "absent"]) == [f"segment: {warnings[0]}"]
+
+
+def test_a_good_result_and_no_check_warn_of_nothing(bundle, caplog):
+    assert bundle.train(**judge())["warnings"] == []
+    finalize = judge()["finalize"]
+    assert bundle.train(result_check=None, finalize=finalize)["warnings"] == []
+    assert not any(each.startswith("segment") for each in caplog.messages)
+    assert training_warnings(bundle.run_dir, ["segment"]) == []
+
+
+def test_another_limit_makes_nothing_stale_but_the_verdict(bundle):
+    bundle.train(**judge(limit=0.5))
+    assert bundle.state(**judge(limit=0.7)) == "done"
+    for limit, judged in ((0.5, True), (0.7, False)):
+        parser = bundle.workflow(**judge(limit=limit)).parser
+        parser.parse()
+        assert parser.get_parsed_content("stage").judged(parser) is judged
