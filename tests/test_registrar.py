@@ -255,6 +255,17 @@ def test_overrides_reach_the_config(run: Path) -> None:
     assert crosswarp.load(run, quality_limits=lenient).register(image, image).verdict == "ok"
 
 
+def test_what_training_warned_of_stands_in_every_verdict(run: Path) -> None:
+    image = np.random.default_rng(0).normal(size=(20, 18, 16)[: crosswarp.load(run).spatial_dims])
+    lenient = {"overlap": [0, -1], "confidence": [0, -1], "inverse_error_percent": [100, 100]}
+    warned = ["domain_adaptation: outlines do not lie on edges", "source_segmentation: a guess"]
+    pair = crosswarp.load(run, quality_limits=lenient, training_warnings=warned).register(image, image)
+    assert pair.verdict == "check"
+    assert pair.quality["reasons"] == [f"training of {warning}" for warning in warned]
+    failed = crosswarp.load(run, training_warnings=warned).register(image, image)
+    assert failed.verdict == "failed" and failed.quality["reasons"][-2:] == pair.quality["reasons"]
+
+
 def test_a_given_spacing_is_that_of_an_array(run: Path) -> None:
     trained = crosswarp.load(run, moving_spacing=0.5)
     image = np.random.default_rng(0).normal(size=(20, 18, 16)[: trained.spatial_dims])

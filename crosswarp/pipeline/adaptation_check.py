@@ -264,9 +264,9 @@ class AdaptationCheck:
         return (
             None
             if after >= before - self.limits["lost_shape_fit"]
-            else "the adapted network labels target images less plausibly than the source network that "
-            f"it started from: mean shape fit {after:.2f}, before {before:.2f}. Look at the training curves, and "
-            "at the weights of the losses"
+            else "the adapted network labels target images less plausibly than the source network that it "
+            f"started from: mean shape fit {after:.2f}, before {before:.2f}. Look at the training curves, "
+            "and at the weights of the losses"
         )
 
 

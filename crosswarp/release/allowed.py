@@ -58,8 +58,11 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
             "transforms",
         )
     },
+    "scripts.pipeline.adaptation_check.AdaptationCheck": (object,),
     "scripts.pipeline.chain.Chain": (object,),
     "scripts.pipeline.evaluation.Evaluation": (object,),
+    "scripts.pipeline.result_checks.RegistrationCheck": (object,),
+    "scripts.pipeline.result_checks.SegmentationCheck": (object,),
     "scripts.pipeline.stage.Stage": (object,),
 }
 

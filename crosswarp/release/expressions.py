@@ -32,12 +32,13 @@ REFERENCES = "__local_refs"  # how MONAI calls them in what it evaluates
 # of what a reference, an item or a result leads to
 ATTRIBUTES = {
     *("source", "target", "test", "val", "train_labelled", "train_unlabelled", "name", "path", "parent"),
-    *("num_classes", "spatial_dims", "spatial_size", "channels", "folder", "weights", "ema_model"),
+    *("num_classes", "label_names", "spatial_dims", "spatial_size", "channels", "folder", "weights"),
+    "ema_model",
     *("meta", "shape", "ndim", "dtype", "device", "type", "index"),
 }
 METHODS = {
     *("records", "originals", "get", "get_parsed_content", "to", "train", "eval", "parameters", "state_dict"),
-    *("detach", "item", "cpu", "float", "run", "begin", "finish", "check", "check_trained"),
+    *("detach", "item", "cpu", "float", "run", "begin", "finish", "judge", "check", "check_trained"),
 }
 OPERATORS = (
     *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.USub, ast.UAdd, ast.Not, ast.And, ast.Or),

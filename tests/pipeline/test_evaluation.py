@@ -94,6 +94,18 @@ def test_measurements_of_an_identity_registration(run: Path, capsys: pytest.Capt
     assert mean["dice_mean"] == pytest.approx(fmean(float(row["dice"]) for row in of(rows, network="target")))
 
 
+def test_warnings_of_the_training_stand_first(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "domain_adaptation" / "manifest.json"
+    write_json(path, read_json(path) | {"warnings": ["outlines do not lie on edges"]})
+    evaluate(run, max_pairs=1)
+    printed = capsys.readouterr().out.strip().splitlines()
+    warning = "training of domain_adaptation: outlines do not lie on edges."
+    assert f"Warning: {warning}" in printed
+    assert printed.index(f"Warning: {warning}") < printed.index(next(x for x in printed if "Measured" in x))
+    report = (run / "report.html").read_text(encoding="utf-8")
+    assert report.index("<li>domain_adaptation: outlines do not") < report.index("Dice overlap")
+
+
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("spatial_dims", [2, 3])
 def test_both_directions_agree_with_the_network_run_on_each_pair(tmp_path: Path, spatial_dims: int) -> None:

@@ -129,6 +129,24 @@ def test_metadata_tell_of_the_run_and_its_data(packaged: Path, name: str):
     assert found["spacing"] == {"warm": [0.8, 0.9, 1.1][:dims], "cold": [0.8, 0.9, 1.1][:dims]}
 
 
+def test_warnings_of_the_training_and_what_verdicts_need_go_along(run: Path, tmp_path: Path):
+    path = run / "domain_adaptation" / "manifest.json"
+    write_json(path, read_json(path) | {"warnings": ["outlines do not lie on edges"]})
+    inference = run / "configs" / "inference.json"
+    warnings = ["domain_adaptation: outlines do not lie on edges"]
+    write_json(inference, read_json(inference) | {"training_warnings": warnings})
+    package(str(run), str(tmp_path / "dist"))
+    for name in NAMES:
+        expected = warnings if name in ("domain_adaptation", META) else None
+        assert metadata(tmp_path, name).get("training_warnings") == expected
+    packaged = json.loads(members(tmp_path, META)[f"{META}/configs/inference.json"])
+    assert packaged["training_warnings"] == warnings
+    assert packaged["training_statistics"] == read_json(inference)["training_statistics"] is not None
+    registrar = crosswarp.load(tmp_path / "dist" / f"{META}_v{crosswarp.__version__}.zip")
+    image = np.random.default_rng(0).normal(size=(20, 18))
+    assert f"training of {warnings[0]}" in registrar.register(image, image).quality["reasons"]
+
+
 def test_an_unpacked_stage_is_a_trained_bundle(packaged: Path, tmp_path: Path):
     for path in (packaged / "dist").iterdir():
         bundle = unpack(path, tmp_path)

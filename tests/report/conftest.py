@@ -97,5 +97,6 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"2. source_segmentation": {"loss": [(0, 1.0), (1, 0.5)]}, "not run": {}},
         {"device": "two cores", "versions": {"torch": "2.13.0"}, "stages": {"one": {"epoch": 7}}},
         ["On a grid of 9 < 10 points."],
+        warnings=["one: Dice 0.1 < 0.5"],
     )
     return path

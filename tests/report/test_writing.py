@@ -80,6 +80,12 @@ def test_numbers_and_names_of_the_report(report: Path) -> None:
     assert numbers == [f"Table {i}." for i in range(1, len(numbers) + 1)]
 
 
+def test_warnings_stand_above_all_else(report: Path) -> None:
+    html = report.read_text(encoding="utf-8")
+    warning = html.index("<li>one: Dice 0.1 &lt; 0.5.</li>")
+    assert html.index('<main id="main">') < warning < html.index("<section")
+
+
 def test_several_methods_and_their_comparison(
     tmp_path: Path, registrations: Rows, pair: dict[str, Any]
 ) -> None:
