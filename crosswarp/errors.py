@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from .files import printable
+
 
 def input_error(error: BaseException) -> ValueError | OSError | None:
     """The fault of the input that an exception stands for; None where it is a fault of the program.
@@ -16,6 +18,11 @@ def input_error(error: BaseException) -> ValueError | OSError | None:
     while type(error) is RuntimeError and error.__cause__ is not None:
         error = error.__cause__
     return error if isinstance(error, (ValueError, OSError)) else None
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, fit to be printed; its kind where there is none."""
+    return printable(next(iter(str(error).splitlines()), ""), 500) or type(error).__name__
 
 
 @contextmanager

@@ -86,7 +86,8 @@ FUNCTIONS = {
     *("monai.data.utils.pad_list_data_collate", "monai.handlers.utils.from_engine"),
     *("monai.utils.misc.first", "monai.utils.misc.set_determinism"),
     *("scripts.data.augmented.AugmentedSamples.load", "scripts.data.datalist.load_datalist"),
-    *("scripts.data.label_pool.label_pool", "scripts.data.pairs.pair_records"),
+    *("scripts.data.label_pool.label_pool", "scripts.data.pairs.image_records"),
+    *("scripts.data.pairs.pair_records", "scripts.results.named_result"),
     "scripts.engines.handlers.save_atomically",
     *("scripts.pipeline.bundle.check_data_fit", "scripts.pipeline.bundle.load_network"),
     *("scripts.pipeline.bundle.start_from", "scripts.pipeline.config.read_config"),
@@ -125,7 +126,7 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "pretrained": (False,),
     "allow_pickle": (False,),
     "weights_only": (True,),
-    "_mode_": ("default",),
+    "_mode_": ("default", "callable"),
     "_debug_": (False,),
 }
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from ..text import printable, reason
-from .allowed import check_argument, check_target
+from ..errors import reason
+from ..files import printable
+from .allowed import check_argument, check_target, is_function, resolve
 from .expressions import Expression, check_import, imported, leads_outside
 
 DEEPEST = 40  # levels of lists and objects
@@ -67,7 +68,7 @@ def entries(content: Mapping[str, Any]) -> Iterator[Entry]:
         if isinstance(value, Mapping):
             waiting += [(name, item, depth + 1) for name, item in value.items()]
         elif isinstance(value, list):
-            waiting += [(key, item, depth + 1) for item in value]
+            waiting += [(key.lstrip("+~"), item, depth + 1) for item in value]
 
 
 def last_name(key: str) -> str:
@@ -120,7 +121,7 @@ class Configs:
                     self.note(path, key, value, self.check_import, value[1:])
         for path, found in self.entries.items():
             for key, value in found:
-                self.note(path, key, value, self.check_entry, last_name(key), value)
+                self.note(path, key, value, self.check_entry, key, value)
         self.check_places()
         self.faults = list(dict.fromkeys(self.faults))
 
@@ -138,11 +139,17 @@ class Configs:
         if self.names.setdefault(name, thing) is not thing and self.names[name] != thing:
             raise ValueError(f"imports another {name} than elsewhere in the bundle")
 
-    def check_entry(self, name: str, value: Any) -> None:
+    def check_entry(self, key: str, value: Any) -> None:
         """Check one value and what it stands under."""
+        name = last_name(key)
         if name == "_target_":
             check_target(value)
         check_argument(name, value)
+        if isinstance(value, Mapping):
+            check_mode(key, value)
+        # what is laid over a component would get arguments, or a way of being made, that suited another one
+        if key != name and (name == "_mode_" or (name == "_target_" and not str(value).startswith("torch."))):
+            raise ValueError("laid over a component; write the whole component instead")
         if isinstance(value, Mapping) and (wrong := [key for key in value if re.search(r"[$@%]", key)]):
             raise ValueError(f"the key {wrong[0]!r}")
         if not isinstance(value, str) or name == "_target_":
@@ -201,6 +208,20 @@ class Configs:
 
         for path, value in self.by_name[name]:
             self.note(path, name, value, check, value)
+
+
+def check_mode(key: str, component: Mapping[str, Any]) -> None:
+    """Check that only functions are given away uncalled: classes would be made with whatever they are called.
+
+    Raises:
+        ValueError: for a component of another kind.
+    """
+    if key.startswith("+") and "_target_" in component:
+        raise ValueError("laid over a component; write the whole component instead")
+    if component.get("_mode_", "default") != "default" and not all(
+        map(is_function, resolve(str(component.get("_target_"))))
+    ):
+        raise ValueError("expected a _mode_ other than default for listed functions only")
 
 
 def listed(found: list[Entry]) -> list[str]:

@@ -19,7 +19,8 @@ from typing import Any
 import jsonschema
 import torch
 
-from ..text import printable, reason
+from ..errors import reason
+from ..files import printable
 from .archive import Archive
 from .configs import Configs, check_plain, entries, read_object
 from .networks import MAX_ENTRIES, build, check_tensors, check_weights, limited_tensors
@@ -90,7 +91,7 @@ class Inspection:
 
     def report(self) -> str:
         """The findings as text, without anything that a terminal would obey."""
-        path = printable(self.path)
+        path = printable(self.path, 500)
         if self.faults:
             return "\n".join([f"{path}: refused", *(f"- {printable(fault, 1000)}" for fault in self.faults)])
         size = f"{self.num_files} files, {self.num_bytes / 2**20:.1f} MiB"

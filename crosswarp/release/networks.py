@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .. import networks
+from ..errors import reason
 from ..pipeline.weights import MAX_TENSORS, read_weights
-from ..text import reason
 from .allowed import resolve
 from .expressions import LONGEST
 
@@ -68,15 +68,16 @@ def network_class(target: Any, arguments: Mapping[str, Any]) -> type[nn.Module]:
         ValueError: for another class, or keys that MONAI takes as more than arguments.
     """
     try:
-        (found,) = resolve(target) if isinstance(target, str) else [None]
+        found = resolve(target) if isinstance(target, str) else []
     except ValueError:
-        found = None
-    if not any(found is each for each in NETWORKS) or any(key.startswith("_") for key in arguments):
+        found = []
+    known = [each for each in NETWORKS if found == [each]]
+    if not known or any(key.startswith("_") for key in arguments):
         raise ValueError(
             f"its network cannot be checked without running code of the bundle: {target!r}; expected, "
             f"without keys that start with _, one of {', '.join(each.__name__ for each in NETWORKS)}"
         )
-    return found
+    return known[0]
 
 
 def build(config: Mapping[str, Any], definition: Any, entries: Iterator[int]) -> Any:

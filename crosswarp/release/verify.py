@@ -13,7 +13,8 @@ import warnings
 from pathlib import Path
 from typing import IO
 
-from ..text import printable, reason
+from ..errors import reason
+from ..files import printable
 from .archive import Archive
 from .contents import META, MODEL_INFO, SCHEMA, STAGES, Contents, Inspection
 
@@ -43,7 +44,7 @@ def verify(*zips: str) -> None:
         with open(path, "rb") as file:
             inspection = inspect(file, path)
         print(inspection.report())
-        refused += [printable(path)] if inspection.faults else []
+        refused += [printable(str(path), 500)] if inspection.faults else []
     if refused:
         raise BundleError(f"{len(refused)} of {len(zips)} refused: {', '.join(refused)}")
 
@@ -71,7 +72,7 @@ def unpack(path: str | Path, folder: str | Path, trust: bool = False) -> Path:
         if inspection.faults or archive is None:
             raise BundleError(inspection.report())
         if inspection.code:
-            warnings.warn(f"{printable(path)}: {'; '.join(inspection.code)}", stacklevel=2)
+            warnings.warn(f"{printable(str(path), 500)}: {'; '.join(inspection.code)}", stacklevel=2)
         bundle = Path(folder) / archive.folder
         if bundle.exists():
             raise FileExistsError(f"{bundle} exists already: unpack {path} elsewhere, or remove it.")
