@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import filecmp
 import hashlib
+import importlib
 import json
 import shutil
 import sys
@@ -106,6 +107,16 @@ def labelled_records(datastore: Datastore, modality: str) -> list[dict[str, str]
     ]
 
 
+def verbatim(bundle: str, value: Any) -> Any:
+    """Paths as they have to stand in a config to be taken letter by letter, by a bundle's own code."""
+    sys.path.insert(0, bundle)
+    unload_module("scripts")
+    try:
+        return importlib.import_module("scripts.pipeline.config").verbatim(value)
+    finally:
+        sys.path.remove(bundle)
+
+
 class RegistrationInferTask(BundleInferTask):
     """The whole chain on a pair; writes the transforms and judges the pair beside returning the label.
 
@@ -162,7 +173,7 @@ class ModalityTrainTask(BundleTrainTask):
         return super().__call__({**request, "multi_gpu": False}, datastore)
 
     def _fetch_datalist(self, request: Mapping[str, Any], datastore: Datastore) -> list[dict[str, str]]:
-        return labelled_records(datastore, self.modality)
+        return verbatim(self.bundle_path, labelled_records(datastore, self.modality))
 
 
 class RefreshTask(BundleTrainTask):
@@ -182,6 +193,7 @@ class RefreshTask(BundleTrainTask):
             "device": name_to_device(request.get("device", "cuda")),
             "multimodal_registration": {"corrected": records, **options},
         }
+        overrides = verbatim(self.bundle_path, overrides)
         sys.path.insert(0, self.bundle_path)
         unload_module("scripts")
         try:

@@ -26,6 +26,7 @@ from tests.trained_run import write_trained_run
 
 pytestmark = pytest.mark.label
 
+STRANGER = "stranger #1"  # a source image that the datalist does not have
 NAMESAKE = "warmval0"  # a target image that has the file name of a source image of the datalist
 
 
@@ -55,11 +56,11 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     studies.mkdir(), out.mkdir()
     for name in ("warmtest0", "warmtest1", "coldtest0", "coldtest1", "coldval0", "coldval1"):
         shutil.copy(folder / "data" / "images" / f"{name}.nii.gz", studies)
-    shutil.copy(studies / "warmtest0.nii.gz", studies / "stranger.nii.gz")
+    shutil.copy(studies / "warmtest0.nii.gz", studies / f"{STRANGER}.nii.gz")
     shutil.copy(studies / "coldtest0.nii.gz", studies / f"{NAMESAKE}.nii.gz")
     with serving(app, studies, SERVED, "--conf", "run", str(trained)) as client:
         info = {"info": json.dumps({"modality": "source"})}
-        client.request("PUT", "datastore/image/info", params={"image": "stranger"}, data=info)
+        client.request("PUT", "datastore/image/info", params={"image": STRANGER}, data=info)
         yield Session(client, app, studies, trained, folder / "data", out)
 
 
@@ -115,7 +116,7 @@ def test_a_pair_of_the_datastore_and_its_transforms(
 
 def test_two_pairs_at_once_have_transforms_of_their_own(session: Session) -> None:
     """MONAI Label computes several images of a batch in threads of one process."""
-    images = ("coldtest0", "coldtest1", "coldval0", "coldval1", "warmtest1", "stranger")
+    images = ("coldtest0", "coldtest1", "coldval0", "coldval1", "warmtest1", STRANGER)
     alone = {}
     for image in images:
         _, params = session.client.infer("crosswarp", image, session.out, moving="warmtest0")
@@ -163,7 +164,7 @@ def test_an_image_that_is_not_there_is_named(session: Session) -> None:
 def test_the_least_certain_image_is_offered_first(session: Session) -> None:
     session.client.request("POST", "scoring/domain_adaptation", params={"run_sync": True}, json={})
     scores = {}
-    for name in ("coldtest1", "coldval0", "coldval1", NAMESAKE, "warmtest1", "stranger"):
+    for name in ("coldtest1", "coldval0", "coldval1", NAMESAKE, "warmtest1", STRANGER):
         info = session.client.request("GET", "datastore/image/info", params={"image": name}).json()
         scores[name] = info.get("epistemic_entropy", -1)
         assert (scores[name] > 0) == name.startswith(("cold", NAMESAKE))
@@ -174,7 +175,7 @@ def test_the_least_certain_image_is_offered_first(session: Session) -> None:
 def test_segmentations_learn_from_their_own_modality(session: Session) -> None:
     for name in ("warmtest0", "coldtest0"):
         session.client.save_label(name, session.data / "labels" / f"{name}.nii.gz")
-    session.client.save_label("stranger", session.data / "labels" / "warmtest0.nii.gz")
+    session.client.save_label(STRANGER, session.data / "labels" / "warmtest0.nii.gz")
     for model, image in (("source_segmentation", "warmtest0"), ("domain_adaptation", "coldtest0")):
         session.client.train(model, max_epochs=1, val_split=0)
         log = session.client.log.read_text()

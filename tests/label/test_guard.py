@@ -92,6 +92,8 @@ def ask(
     sent: list[Message] = []
 
     async def receive() -> Message:
+        if not incoming and not parts:  # more was announced, and never comes
+            await asyncio.sleep(60)
         assert incoming, "more was read than had been sent"
         return incoming.pop(0)
 
@@ -344,6 +346,15 @@ def test_more_bytes_than_a_file_may_have_are_refused(guard: Guard, monkeypatch: 
         guard, "PUT", "/datastore/image", PARTS, [large[:900], large[900:1500], large[1500:]]
     )
     assert status == 413 and "at most 1000 bytes" in said["detail"]
+
+
+def test_who_announces_too_much_is_answered_before_it_is_sent(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(middleware, "SECONDS_DRAINED", 0.01)
+    headers = PARTS | {"content-length": str(1 << 40)}
+    status, said, _ = ask(guard, "PUT", "/datastore/image", headers, body=[])
+    assert status == 413 and "at most 1073741824 bytes" in said["detail"]
 
 
 def test_other_protocols_are_refused(guard: Guard) -> None:

@@ -6,6 +6,7 @@ reads is what was checked.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 PASSED_ON = (b"accept", b"accept-encoding", b"authorization", b"host", b"user-agent")
 MOST_TEXT, MOST_BYTES, MOST_DRAINED, CHUNK = 1 << 16, 1 << 30, 1 << 26, 1 << 20
-MOST_FILES = 10_000
+MOST_FILES, SECONDS_DRAINED = 10_000, 2
 FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
@@ -117,9 +118,9 @@ class Body:
     async def drain(self) -> None:
         """Read on for a while, so that who is still sending reads the answer."""
         self.limit = self.size + MOST_DRAINED
-        with suppress(Refused):
+        with suppress(Refused, asyncio.TimeoutError):
             while not self.ended:
-                await self()
+                await asyncio.wait_for(self(), SECONDS_DRAINED)
 
 
 async def read_form(route: Route, request: Request) -> tuple[dict[str, Any], list[Upload]]:
