@@ -127,6 +127,13 @@ def test_json_is_passed_on_as_it_was_understood(guard: Guard) -> None:
     assert headers["cross-origin-resource-policy"] == "same-origin"
 
 
+def test_no_training_runs_beside_another(guard: Guard) -> None:
+    for query, expected in (("run_sync=true", 200), ("enqueue=1", 422), ("enqueue=true", 200)):
+        assert ask(guard, "POST", f"/train/x?{query}", JSON, b"{}")[0] == expected
+    status, said, _ = ask(guard, "POST", "/train/x?run_sync=true&enqueue=true", JSON, b"{}")
+    assert status == 422 and "run_sync or enqueue" in said["detail"]
+
+
 @pytest.mark.parametrize("body", [b"", b"params=%7B%22moving%22%3A+%22knee%22%7D"])
 def test_forms_are_passed_on_with_their_fields(guard: Guard, body: bytes) -> None:
     """As curl sends them, and as 3D Slicer does: with a path for the file's name."""

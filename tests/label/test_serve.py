@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
-from apps.monailabel.serve import newest
+import pytest
+
+from apps.monailabel import serve
+from apps.monailabel.serve import SERVED, newest
 
 
 def test_the_highest_version_is_served(tmp_path: Path) -> None:
@@ -12,3 +16,30 @@ def test_the_highest_version_is_served(tmp_path: Path) -> None:
         (tmp_path / f"crosswarp_v{version}.zip").touch()
     assert newest(tmp_path, "crosswarp") == [tmp_path / "crosswarp_v0.10.0.zip"]
     assert newest(tmp_path, "domain_adaptation") == []
+
+
+@pytest.mark.parametrize("app", ["monaibundle", "crosswarp"])
+def test_the_guard_stands_before_either_app_on_this_machine_alone(
+    app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setenv("MONAI_LABEL_AUTO_UPDATE_SCORING", "false")
+    monkeypatch.setattr(serve, "install", lambda app, zips, folder: folder)
+    monkeypatch.setattr(serve.os, "execv", lambda program, command: started.append(command))
+    for name in SERVED:
+        (tmp_path / f"{name}_v0.1.0.zip").touch()
+
+    def value(command: list[str], option: str) -> str:
+        """Of several, MONAI Label takes the last one."""
+        return command[len(command) - command[::-1].index(option)]
+
+    places = ["--zips", str(tmp_path), "--studies", "images", "--folder", "served", "--app", app]
+    unguarded = ["--uvicorn_app", "monailabel.app:app"]
+    for arguments in ([], ["--port", "8001", *unguarded], ["--host", "0.0.0.0", "--allow_host", "gpu1"]):
+        monkeypatch.setattr(sys, "argv", ["serve.py", *places, *arguments])
+        serve.main()
+        assert started[-1][1] == f"served/{app}/start.py"
+        assert value(started[-1], "--uvicorn_app") == "guard.server:app"
+        assert value(started[-1], "--host") == ("0.0.0.0" if "--host" in arguments else "127.0.0.1")
+    hosts = [command[command.index("allowed_hosts") + 1].split(",") for command in started]
+    assert hosts[:2] == [[""], [""]] and "gpu1" in hosts[2] and len(hosts[2]) == 3

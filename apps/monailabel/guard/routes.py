@@ -167,6 +167,12 @@ def check_inference(studies: Studies, request: Understood) -> None:
         studies.check_working_folder(studies.image(image))
 
 
+def check_training(request: Understood) -> None:
+    """A training waits for the one before it, which writes into the same folder."""
+    if request.query.get("run_sync") and request.query.get("enqueue"):
+        raise Refused("expected run_sync or enqueue, got both: it would train beside the one that is running")
+
+
 def check_new_image(studies: Studies, request: Understood) -> None:
     """An image has a name, its file's if no other is said, and is written into the studies' folder."""
     (upload,) = request.files
@@ -246,6 +252,7 @@ def tasks(studies: Studies, devices: Collection[str], tracking_uri: str) -> list
             "/train/{name}",
             {"enqueue": in_query(flag), **synchronous},
             body=train_fields(devices, tracking_uri),
+            also=check_training,
         ),
         Route(
             "POST",
