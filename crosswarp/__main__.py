@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import fire
 from monai.bundle import run as run_bundle
 
+from .arguments import Arguments
 from .data.knee import write_knee_cohort
 from .data.prepare import prepare
 from .data.warping import warp
-from .errors import input_error, plain_input_errors
+from .errors import input_error, message, plain_input_errors
 from .pipeline.bundle import INFERENCE, WEIGHTS
 from .pipeline.config import check_ids, read_config, verbatim
 from .release.package import package
@@ -66,8 +68,8 @@ def evaluate(
 
 
 def register(
-    moving: str,
-    fixed: str,
+    moving: str | Sequence[str],
+    fixed: str | Sequence[str],
     models: str,
     out: str,
     moving_modality: str = "source",
@@ -77,7 +79,8 @@ def register(
     """Segment and register two images; write labels and the warped moving image: configs/inference.json.
 
     Args:
-        moving: the image to warp; several as a list.
+        moving: the image to warp; several as a list, `a.nii.gz,b.nii.gz` or `["a.nii.gz","b.nii.gz"]`. What
+            exists by the very name that is given is that image.
         fixed: the image to warp it to; several as a list.
         models: a trained run, or another trained bundle of the chain.
         out: folder for the results.
@@ -99,7 +102,7 @@ def register(
     values = {
         "moving": moving,
         "fixed": fixed,
-        "output_dir": out,
+        "output_dir": Path(out).absolute(),
         "moving_modality": moving_modality,
         "fixed_modality": fixed_modality,
     }
@@ -159,7 +162,7 @@ def run_config(
     run_bundle(config_file=[str(file) for file in files], **verbatim(given), **overrides)
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[..., Any]] = {
     "cohort": write_knee_cohort,
     "prepare": prepare,
     "train": train,
@@ -171,14 +174,32 @@ COMMANDS = {
 }
 
 
+def command_line(words: list[str]) -> list[str]:
+    """What is typed, checked; fire says what there is where nothing or `--help` is.
+
+    Raises:
+        ValueError: for an unknown command, or naming all that is wrong with its arguments.
+    """
+    if not words or {"-h", "--help"} & set(words):
+        return words
+    name, *arguments = words
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        raise ValueError(
+            f"Expected one of {', '.join(COMMANDS)}, got {name!r}"
+            + (f" (did you mean {near[0]}?)." if near else ".")
+        )
+    return [name, *Arguments(name, COMMANDS[name]).checked(arguments)]
+
+
 def main() -> None:
     """Run a command; what is wrong with its input is said without a traceback."""
     try:
-        fire.Fire(COMMANDS, name="python -m crosswarp")
+        fire.Fire(COMMANDS, command=command_line(sys.argv[1:]), name="python -m crosswarp")
     except Exception as error:
         if (cause := input_error(error)) is None:
             raise
-        sys.exit(f"\nerror: {cause}")
+        sys.exit(f"\nerror: {message(cause)}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,12 @@ def end_with_message(kind: type[BaseException], error: BaseException, trace: Tra
     if (cause := input_error(error)) is None:
         sys.__excepthook__(kind, error, trace)
     else:
-        print(f"\nerror: {cause}", file=sys.stderr)
+        print(f"\nerror: {message(cause)}", file=sys.stderr)
+
+
+def message(error: BaseException) -> str:
+    """What an error says, fit to be printed: names of files may hold anything."""
+    return "\n".join(printable(line, 2000) for line in str(error).splitlines())
 
 
 def is_monais_command_line() -> bool:

@@ -290,9 +290,8 @@ class Segmentation:
             ValueError: where a file of this name is in the folder that is not of this image.
         """
         claim(Path(folder), [segmentation_results(_source(self._item, "moving", self._image))])
-        SaveImage(folder, output_postfix="seg", separate_folder=False, print_log=False, output_dtype="uint8")(
-            self._label
-        )
+        places = {"output_dir": Path(folder).absolute(), "separate_folder": False}
+        SaveImage(**places, output_postfix="seg", print_log=False, output_dtype="uint8")(self._label)
 
 
 class Registration:
@@ -388,7 +387,7 @@ class Registration:
         """
         record = {key: _source(self._item, key, image) for key, image in self._images.items()}
         claim(Path(folder), [pair_results(record)])
-        self._pipeline.postprocessing(Path(folder))(self._item)
+        self._pipeline.postprocessing(Path(folder).absolute())(self._item)
 
 
 class _Remembered:
@@ -459,7 +458,7 @@ class _Pipeline:
             ValueError: naming all faults of the images.
             FileNotFoundError: naming all missing files.
         """
-        paths = {k: os.fspath(v) for k, v in images.items() if isinstance(v, (str, os.PathLike))}
+        paths = {k: str(Path(v).absolute()) for k, v in images.items() if isinstance(v, (str, os.PathLike))}
         missing = [path for path in paths.values() if not Path(path).exists()]
         if missing:
             raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
@@ -539,7 +538,7 @@ class _Pipeline:
         Args:
             folder: where its transforms write. Without one, those that refer to ``output_dir`` are left out.
         """
-        config = deepcopy(self.config) | {"output_dir": verbatim(str(folder))}
+        config = deepcopy(self.config) | {"output_dir": verbatim(folder)}
         if folder is None:
             post = config["postprocessing"]
             post["transforms"] = [t for t in post["transforms"] if not _WRITES.search(str(t))]

@@ -44,7 +44,7 @@ def pair_records(
             None.
 
     Returns:
-        one record ``{"moving": path, "fixed": path, ...}`` for each pair.
+        one record ``{"moving": path, "fixed": path, ...}`` for each pair, with absolute paths.
 
     Raises:
         ValueError: when moving or fixed are not given, their numbers do not fit, or results would have one
@@ -83,28 +83,36 @@ def pair_records(
         raise ValueError("\n- ".join(["Expected images to register, but some do not serve:", *faults]))
     if output_dir is not None:
         claim(output_dir, results)
-    return records
+    return [{key: _absolute(path) for key, path in record.items()} for record in records]
 
 
-def image_records(images: str | Sequence[str], output_dir: str) -> Records:
+def image_records(images: Paths, output_dir: str, folder: str = ".") -> Records:
     """Images to segment, the names of whose results are taken where these will be written.
 
     Args:
-        images: a path or a list of paths.
+        images: a path or a list of paths; None for all ``.nii.gz`` of the folder.
         output_dir: see :func:`~crosswarp.results.claim`.
+        folder: what relative paths are relative to.
 
     Returns:
-        one record ``{"image": path}`` for each.
+        one record ``{"image": path}`` for each, with an absolute path.
 
     Raises:
         FileNotFoundError: naming every missing file.
         ValueError: where results would have one name, or the name of what is there of another image.
     """
-    paths = [images] if isinstance(images, str) else [str(path) for path in images]
+    if images is None:
+        images = sorted(path.name for path in Path(folder).glob("[!.]*.nii.gz"))
+    paths = [str(Path(folder) / path) for path in ([images] if isinstance(images, str) else images)]
     if missing := [path for path in paths if not Path(path).exists()]:
         raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
     claim(output_dir, [segmentation_results(os.path.abspath(path)) for path in paths])
-    return [{"image": path} for path in paths]
+    return [{"image": _absolute(path)} for path in paths]
+
+
+def _absolute(path: str) -> str:
+    """A path that no reader takes for somebody's home, as they do where ``~`` begins it."""
+    return str(Path(path).absolute())
 
 
 def file_faults(

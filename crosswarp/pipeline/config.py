@@ -15,8 +15,10 @@ from typing import Any
 from monai.bundle import ConfigComponent, ConfigParser
 
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
-# what MONAI makes something else of: expressions, references, macros, ids relative to where they stand
+# what MONAI evaluates or looks up (expressions, references, macros, ids relative to where they stand), and
+# what it spells otherwise
 INTERPRETED = re.compile(r"^[$@%]|[@%](#|::)")
+CHANGED = re.compile(rf"#|{INTERPRETED.pattern}")
 SIGNS = re.compile(r"[#$@%]")
 ANY = "*"
 
@@ -50,7 +52,7 @@ def read_config(*files: str | Path) -> ConfigParser:
     return parser
 
 
-def verbatim(value: Any) -> Any:
+def verbatim(value: Any, unsafe: re.Pattern[str] = CHANGED) -> Any:
     r"""A value as it has to stand in a config to be that value, letter by letter, once MONAI has parsed it.
 
     MONAI runs text that begins with ``$`` as Python, takes ``@`` and ``%`` for references and files, and
@@ -60,6 +62,8 @@ def verbatim(value: Any) -> Any:
 
     Args:
         value: text or a path, or lists and mappings that hold some; anything else is returned as it is.
+        unsafe: found in text that has to be changed; ``INTERPRETED`` for what people read in the file, where
+            ``#`` may stay.
 
     Example:
         >>> verbatim("knee.nii.gz"), verbatim("knee #1.nii.gz")
@@ -68,13 +72,12 @@ def verbatim(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
-        if "#" not in value and not INTERPRETED.search(value):
-            return value
-        return "$" + SIGNS.sub(lambda sign: f"\\x{ord(sign[0]):x}", ascii(value))
+        escaped = SIGNS.sub(lambda sign: f"\\x{ord(sign[0]):x}", ascii(value))
+        return f"${escaped}" if unsafe.search(value) else value
     if isinstance(value, Mapping):
-        return {key: verbatim(item) for key, item in value.items()}
+        return {key: verbatim(item, unsafe) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [verbatim(item) for item in value]
+        return [verbatim(item, unsafe) for item in value]
     return value
 
 

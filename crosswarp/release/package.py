@@ -32,7 +32,7 @@ from ..pipeline.bundle import (
     read_json,
 )
 from ..pipeline.chain import PARTS
-from ..pipeline.config import read_config
+from ..pipeline.config import INTERPRETED, read_config, verbatim
 from ..pipeline.evaluation import data_of_run
 from ..pipeline.stage import LOCATION_IDS, training_warnings
 from .contents import META, MODEL_INFO, STAGES, all_files
@@ -245,7 +245,7 @@ class Release:
                 key: tensor | self.channels(names[key]) for key, tensor in formats["outputs"].items()
             },
         }
-        return content
+        return verbatim(content, INTERPRETED)  # names and changes are the user's, and MONAI parses metadata
 
     def channels(self, names: list[str]) -> dict[str, Any]:
         """What the metadata say of a tensor with these channels."""

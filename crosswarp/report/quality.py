@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib import rc_context
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
@@ -104,6 +105,7 @@ class SaveQualityd(MapTransform):
             "fixed": file_stem(fixed.meta["filename_or_obj"]),
         }
 
+    @rc_context({"text.parse_math": False})  # names of files are no formulas
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Write the files; the verdict is added as ``quality``."""
         result = dict(data)

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from .. import __version__
@@ -67,6 +68,7 @@ def write_csv(rows: Iterable[Row], path: str | Path) -> None:
         partial.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
+@rc_context({"text.parse_math": False})  # names in figures are no formulas
 def write_report(
     path: str | Path,
     title: str,
