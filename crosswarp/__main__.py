@@ -90,13 +90,17 @@ def register(
 
     Raises:
         FileNotFoundError: where there are no trained networks.
-        ValueError: for an id that the config does not have.
+        ValueError: for another modality, or an id that the config does not have.
     """
     bundle = Path(models)
     missing = [str(bundle / file) for file in (INFERENCE, WEIGHTS) if not (bundle / file).is_file()]
     if missing:
         raise FileNotFoundError(
             f"Expected trained networks in {bundle}, but {' and '.join(missing)} is missing."
+        )
+    if not {moving_modality, fixed_modality} <= {"source", "target"}:
+        raise ValueError(
+            f"Expected modalities 'source' or 'target', got {moving_modality!r} and {fixed_modality!r}."
         )
     check_ids(overrides, read_config(bundle / INFERENCE), str(bundle / INFERENCE))
     values = {
@@ -159,7 +163,9 @@ def run_config(
     # configs name our code `scripts`, which a packaged bundle brings along and a checkout has at its root
     code = next((folder for folder in (bundle, CHECKOUT) if (folder / "scripts").is_dir()), CHECKOUT)
     sys.path.insert(0, str(code.resolve()))
-    run_bundle(config_file=[str(file) for file in files], **verbatim(given), **overrides)
+    # MONAI passes over what is None, as if it had not been given
+    chosen = {key: "$None" if value is None else value for key, value in overrides.items()}
+    run_bundle(config_file=[str(file) for file in files], **verbatim(given), **chosen)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -20,6 +20,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from fire.decorators import SetParseFn, SetParseFns
+from fire.parser import DefaultParseValue
 
 FLAG = re.compile(r"--|-[A-Za-z]|-$")
 FLAG_VALUES = {"true": True, "false": False}
@@ -76,6 +77,18 @@ def numbers(text: str, kind: type[int] | type[float], several: bool) -> Any:
     return values if inside or len(values) > 1 else values[0]
 
 
+def override(text: str) -> Any:
+    """The value of a config's id: JSON (``null``, ``true``), or what fire takes for Python, or text."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(constant)  # NaN, which is a name as well
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except ValueError:
+        return DefaultParseValue(text)
+
+
 def unquoted(text: str) -> str:
     """Text without the spaces and one pair of quotes around it."""
     text = text.strip()
@@ -106,7 +119,7 @@ class Arguments:
 
     Args:
         name: of the command.
-        command: a function. What it takes as ``**overrides`` is left to fire, which reads it as Python.
+        command: a function. What it takes as ``**overrides`` are ids of a config.
     """
 
     def __init__(self, name: str, command: Callable[..., Any]) -> None:
@@ -120,8 +133,7 @@ class Arguments:
         self.parse = {parameter.name: parse_function(hints[parameter.name]) for parameter in named}
         self.required = [parameter.name for parameter in named if parameter.default is parameter.empty]
         SetParseFns(**self.parse)(command)
-        if self.takes_any_number:
-            SetParseFn(str)(command)
+        SetParseFn(override if self.takes_overrides else str)(command)
 
     def checked(self, typed: Iterable[str]) -> list[str]:
         """The arguments as fire understands them without guessing, ``--name=value`` each.

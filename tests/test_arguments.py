@@ -134,9 +134,31 @@ def test_numbers_flags_and_labels(words: str, name: str, value: Any) -> None:
     assert found == value and type(found) is type(value)
 
 
-def test_only_overrides_are_read_as_python() -> None:
-    given = call(changing, "--run", "1e3", "--a#b", "1e3", "--c=[1,2]", "--d", "$x", "--e", "--f=None")
-    assert given == {"run": "1e3", "overrides": {"a#b": 1000.0, "c": [1, 2], "d": "$x", "e": True, "f": None}}
+def test_only_overrides_are_read_as_json_or_python() -> None:
+    words = [
+        "--a#b",
+        "1e3",
+        "--c=[1,x]",
+        "--d",
+        "$x",
+        "--e",
+        "--f=None",
+        "--g",
+        "null",
+        "--h=false",
+        "--i=NaN",
+    ]
+    overrides = {
+        "a#b": 1e3,
+        "c": [1, "x"],
+        "d": "$x",
+        "e": True,
+        "f": None,
+        "g": None,
+        "h": False,
+        "i": "NaN",
+    }
+    assert call(changing, "--run", "1e3", *words) == {"run": "1e3", "overrides": overrides}
 
 
 @pytest.mark.parametrize(

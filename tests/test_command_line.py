@@ -65,6 +65,7 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
         run,
     ]
     arguments += ["--out", "out", "--moving_modality", "target", "--fixed_modality", "source"]
+    arguments += ["--displacement_suffix", "null"]
     finished = subprocess.run(
         [sys.executable, "-m", "crosswarp", "register", *map(str, arguments)],
         env=os.environ | {"PYTHONPATH": str(elsewhere / "site")},
@@ -78,6 +79,7 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
     np.testing.assert_allclose(nib.load(warped).get_fdata(), moving.get_fdata(), atol=1e-4)
     np.testing.assert_allclose(nib.load(warped).affine[:2], fixed.affine[:2])
     assert len(list((elsewhere / "out").glob("*_seg.nii.gz"))) == 3
+    assert not list((elsewhere / "out").glob("*displacement*"))
 
 
 @pytest.mark.parametrize(
@@ -95,6 +97,16 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
             "no parameter 'outputdir' .did you mean output_dir",
         ),
         ("train --datalist nowhere.json --run new", "No datalist at .*nowhere.json"),
+        (
+            "evaluate --run {run} --evaluation#batch_sise 3",
+            "batch_sise. .did you mean evaluation#batch_size",
+        ),
+        ("register --moving a --fixed b --models {run} --out out --output_dir c", "Expected no output_dir"),
+        (
+            "register --moving a --fixed b --models {run} --out out --moving_modality dxa",
+            "Expected modalities 'source' or 'target', got 'dxa' and 'target'",
+        ),
+        ("trian --datalist {data}", "Expected one of cohort, .*, got 'trian' .did you mean train"),
         (
             "train --datalist {data} --run new --source_segmentation#max_epoch 3",
             "Stage source_segmentation has no parameter 'max_epoch' .did you mean max_epochs",
