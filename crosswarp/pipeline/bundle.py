@@ -46,7 +46,8 @@ def json_text(content: Any) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON so that a reader never sees half a file."""
     with replacing(path) as partial:
-        partial.write_text(json_text(content), encoding="utf-8")
+        # a name that is no text, as file systems may have, is kept as JSON spells it
+        partial.write_text(json_text(content), encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:
