@@ -111,7 +111,7 @@ def write_knee_cohort(
         raise ValueError(f"Expected source in {MODALITIES}, got {source!r}.")
     if source == MODALITIES[0]:
         del cohort["source"]  # cohorts of earlier versions are the same
-    folder = Path(folder)
+    folder = Path(folder).absolute()
     path = folder / "datalist.json"
     if path.exists():
         found = json.loads(path.read_text()).get("cohort")

@@ -65,7 +65,7 @@ def pair_records(
     if wrong:
         raise ValueError(f"Expected one file or {count} files of each kind, got {wrong}.")
     paths = {key: [str(Path(folder) / path) for path in value] for key, value in lists.items()}
-    records = [{key: value[i % len(value)] for key, value in paths.items()} for i in range(count)]
+    records = [{key: _absolute(value[i % len(value)]) for key, value in paths.items()} for i in range(count)]
     missing = sorted({path for value in paths.values() for path in value if not Path(path).exists()})
     results = [
         pair_results({key: os.path.abspath(path) for key, path in record.items()}) for record in records
@@ -83,7 +83,7 @@ def pair_records(
         raise ValueError("\n- ".join(["Expected images to register, but some do not serve:", *faults]))
     if output_dir is not None:
         claim(output_dir, results)
-    return [{key: _absolute(path) for key, path in record.items()} for record in records]
+    return records
 
 
 def image_records(images: Paths, output_dir: str, folder: str = ".") -> Records:
