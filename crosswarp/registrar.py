@@ -289,9 +289,11 @@ class Segmentation:
         Raises:
             ValueError: where a file of this name is in the folder that is not of this image.
         """
-        claim(Path(folder), [segmentation_results(_source(self._item, "moving", self._image))])
-        places = {"output_dir": Path(folder).absolute(), "separate_folder": False}
-        SaveImage(**places, output_postfix="seg", print_log=False, output_dtype="uint8")(self._label)
+        folder = Path(folder).absolute()
+        claim(folder, [segmentation_results(_source(self._item, "moving", self._image))])
+        SaveImage(folder, output_postfix="seg", separate_folder=False, print_log=False, output_dtype="uint8")(
+            self._label
+        )
 
 
 class Registration:

@@ -6,6 +6,7 @@ a key of its name stands.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections import defaultdict
@@ -16,6 +17,7 @@ from monai.bundle import ConfigParser
 
 from ..errors import reason
 from ..files import printable
+from ..pipeline.config import SIGNS
 from .allowed import check_argument, check_target, is_function, resolve
 from .expressions import Expression, check_import, imported, leads_outside
 
@@ -86,8 +88,19 @@ def check_plain(content: Mapping[str, Any]) -> None:
     for key, value in entries(content):
         if last_name(key) == "_target_":
             raise ValueError("has a _target_, which only configs may")
-        if isinstance(value, str) and (value.startswith("%") or re.search(r"\$\S", value)):
+        evaluated = isinstance(value, str) and (value.startswith("%") or re.search(r"\$\S", value))
+        if evaluated and not is_text(value):
             raise ValueError(f"has text that MONAI would evaluate: {value!r}")
+
+
+def is_text(expression: str) -> bool:
+    """Whether an expression is a string literal and nothing else, as ``verbatim`` writes names."""
+    if not expression.startswith("$") or SIGNS.search(expression[1:]):
+        return False
+    try:
+        return isinstance(ast.literal_eval(expression[1:]), str)
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
 
 
 class Configs:

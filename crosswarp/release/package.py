@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Mapping
 from hashlib import sha256
@@ -245,7 +246,8 @@ class Release:
                 key: tensor | self.channels(names[key]) for key, tensor in formats["outputs"].items()
             },
         }
-        return verbatim(content, INTERPRETED)  # names and changes are the user's, and MONAI parses metadata
+        # names and changes are the user's, and MONAI parses metadata
+        return verbatim(content, re.compile(rf"\$|{INTERPRETED.pattern}"))
 
     def channels(self, names: list[str]) -> dict[str, Any]:
         """What the metadata say of a tensor with these channels."""

@@ -19,8 +19,9 @@ from tests.cohorts import write_blob_cohort
 from tests.pipeline.test_chain import COHORTS, TINY
 
 EVIL = "$__import__('os').system('touch executed') #1 @run_dir %x '\" ü"
-LABELS = ["$import this", "%data#x", "@run_dir $a$"]
-RUN, DATA, OUT = "1e3", f"{EVIL} data", "2024_01_15"
+LABELS = ["$import this", "%data#x", r"@run_dir $\frac{$"]  # the last is no formula, either
+RUN, DATA, OUT = "$run #1e3", f"{EVIL} data", "2024_01_15"
+MOVING = r"~a,[b] #1 $\frac{"
 
 
 def write_odd_cohort(folder: Path) -> Path:
@@ -69,23 +70,20 @@ def test_names_are_names_from_the_first_command_to_the_last(
 
     content = json.loads(datalist.read_text())
     images = [f"{DATA}/{content[key]['test'][0]['image']}" for key in ("source", "target")]
-    Path("None").write_bytes(Path(images[0]).read_bytes())
-    Path("None").rename("~a,[b] #1.nii.gz")
-    pair = {"moving": "~a,[b] #1.nii.gz", "fixed": images[1]}
+    pair = {"moving": f"{MOVING}.nii.gz", "fixed": images[1]}
+    Path(pair["moving"]).write_bytes(Path(images[0]).read_bytes())
     command("register", "--moving", pair["moving"], "--fixed", pair["fixed"], "--models", RUN, "--out", OUT)
-    stem = f"~a,[b] #1_to_{Path(pair['fixed']).name.removesuffix('.nii.gz')}"
+    stem = f"{MOVING}_to_{Path(pair['fixed']).name.removesuffix('.nii.gz')}"
     assert (folder / OUT / f"{stem}_warped.nii.gz").is_file()
-    assert json.loads((folder / OUT / f"{stem}_quality.json").read_text())["moving"] == "~a,[b] #1"
+    assert json.loads((folder / OUT / f"{stem}_quality.json").read_text())["moving"] == MOVING
 
     registration = crosswarp.load(RUN, device="cpu").register(**pair)
     registration.save("~saved #1")
     assert {path.name for path in Path("~saved #1").iterdir()} == {path.name for path in Path(OUT).iterdir()}
 
     changes = "%fixes/it.json#all"
-    zips = command("package", "--run", RUN, "--out", "$dist", "--changes", changes, "--version", "1e3").split(
-        "\n"
-    )
-    zips = [path for path in zips if path]
+    printed = command("package", "--run", RUN, "--out", "$dist", "--changes", changes, "--version", "1e3")
+    zips = printed.splitlines()
     assert len(zips) == 5 and all(path.startswith("$dist/") and path.endswith("_v1e3.zip") for path in zips)
     command("verify", *zips)
     unpacked = crosswarp.load(zips[-1], device="cpu").register(**pair)
@@ -93,9 +91,8 @@ def test_names_are_names_from_the_first_command_to_the_last(
     # what MONAI makes of the metadata, all of which it evaluates where somebody asks for it
     zipfile.ZipFile(zips[-1]).extractall("unpacked")
     meta = read_config(*Path("unpacked").glob("*/configs/metadata.json"))
-    assert (
-        list(meta.get_parsed_content("network_data_format#outputs#label#channel_def").values())[1:] == LABELS
-    )
+    channels = meta.get_parsed_content("network_data_format#outputs#label#channel_def")
+    assert list(channels.values())[1:] == LABELS
     assert meta.get_parsed_content("changelog")["1e3"] == changes
     torch.set_num_threads(threads)
     assert not list(tmp_path.rglob("executed"))
