@@ -24,6 +24,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,8 @@ class RefreshTask(BundleTrainTask):
         sys.path.insert(0, self.bundle_path)
         unload_module("scripts")
         try:
-            self.run_single_gpu({}, overrides)
+            verbatim = import_module("scripts.pipeline.config").verbatim
+            self.run_single_gpu({}, verbatim(overrides))
         finally:
             sys.path.remove(self.bundle_path)
         served = Path(self.bundle_path) / "models" / "model.pt"

@@ -213,7 +213,7 @@ class Chain:
             )
             for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
         }
-        values["training_warnings"] = training_warnings(self.run_dir, self.stages)
+        values["training_warnings"] = verbatim(training_warnings(self.run_dir, self.stages))
         write_inference_config(template, values, self.run_dir)
         copy_bundle_files(self.bundle_root, self.run_dir)
         network = read_config(self.run_dir / INFERENCE).get_parsed_content("network_def")

@@ -33,7 +33,7 @@ from ..pipeline.bundle import (
     read_json,
 )
 from ..pipeline.chain import PARTS
-from ..pipeline.config import INTERPRETED, read_config, verbatim
+from ..pipeline.config import INTERPRETED, SIGNS, read_config, verbatim
 from ..pipeline.evaluation import data_of_run
 from ..pipeline.stage import LOCATION_IDS, training_warnings
 from .contents import META, MODEL_INFO, STAGES, all_files
@@ -43,6 +43,8 @@ LIBRARY = Path(__file__).resolve().parents[2]
 
 # what of a training config names places on the machine that trained; the library's own values stand instead
 PLACES = {*LOCATION_IDS, "corrected"}
+
+EVALUATED = re.compile(rf"\$|{INTERPRETED.pattern}")  # text that MONAI or `verify` takes for more than that
 
 # what the chain puts into a trained run's inference config, for its verdicts
 LEARNED_IDS = ("training_statistics", "training_warnings")
@@ -195,6 +197,13 @@ class Release:
         ids = {*DATA_IDS, *NETWORK_IDS, *(f"{part}_def" for part in PARTS), *LEARNED_IDS}
         config = read_config(trained / INFERENCE).get()
         values = {key: value for key, value in config.items() if key in ids}
+        if (
+            "training_warnings" in values
+        ):  # sentences with names of labels; a zip's configs have no $ in a text
+            values["training_warnings"] = [
+                SIGNS.sub(lambda sign: f"\\x{ord(sign[0]):x}", text) if EVALUATED.search(text) else text
+                for text in training_warnings(self.run_dir, STAGES)
+            ]
         return {
             "configs/inference.json": json_text(inference_config(library / INFERENCE, values)).encode(),
             "configs/metadata.json": json_text(
@@ -247,7 +256,7 @@ class Release:
             },
         }
         # names and changes are the user's, and MONAI parses metadata
-        return verbatim(content, re.compile(rf"\$|{INTERPRETED.pattern}"))
+        return verbatim(content, EVALUATED)
 
     def channels(self, names: list[str]) -> dict[str, Any]:
         """What the metadata say of a tensor with these channels."""
