@@ -24,7 +24,6 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +197,7 @@ class RefreshTask(BundleTrainTask):
         sys.path.insert(0, self.bundle_path)
         unload_module("scripts")
         try:
-            verbatim = import_module("scripts.pipeline.config").verbatim
-            self.run_single_gpu({}, verbatim(overrides))
+            self.run_single_gpu({}, overrides)
         finally:
             sys.path.remove(self.bundle_path)
         served = Path(self.bundle_path) / "models" / "model.pt"
