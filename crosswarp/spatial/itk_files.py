@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import gzip
+import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import itk
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from scipy.spatial import cKDTree
 
 from .physical import Matrix, itk_geometry, place
 
 IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
+TRANSFORMS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
+DETACHED = (".mhd", ".nhdr")  # headers, whose voxels are in another file
+MOST_COMPRESSED = 1100  # zlib cannot do more; memory is taken for what a header states before it is read
+COMPONENTS = {
+    **{"char": "i1", "signed_char": "i1", "unsigned_char": "u1", "short": "i2", "unsigned_short": "u2"},
+    **{"int": "i4", "unsigned_int": "u4", "long": "i8", "unsigned_long": "u8", "long_long": "i8"},
+    **{"unsigned_long_long": "u8", "float": "f4", "double": "f8"},
+}
 Points = NDArray[np.float64]
+
+
+class _Unfit(ValueError):
+    """A file that holds no transform, with its name and the reason."""
 
 
 def read_transforms(paths: Sequence[str | Path]) -> Any:
@@ -43,11 +58,12 @@ def read_transforms(paths: Sequence[str | Path]) -> Any:
         try:
             read = _read_field if path.lower().endswith(IMAGES) else _read_transform
             transforms.append((path, read(path)))
-        except (RuntimeError, KeyError, TypeError) as error:  # what ITK raises for a file that it cannot take
-            reason = str(error).split("ITK ERROR:")[-1].strip().split("\n")[0][:160]
-            faults.append(f"{path} holds no transform that ITK can read ({reason})")
-        except ValueError as error:
+            faults += _senseless(path, transforms[-1][1])
+        except _Unfit as error:
             faults.append(str(error))
+        except Exception as error:  # whatever ITK raises for a file that it cannot take
+            reason = " ".join(str(error).split("ITK ERROR:")[-1].split())[:160]
+            faults.append(f"{path} holds no transform that ITK can read ({type(error).__name__}: {reason})")
     dims = {transform.GetInputSpaceDimension() for _, transform in transforms}
     if len(dims) > 1:
         found = ", ".join(f"{path} {transform.GetInputSpaceDimension()}D" for path, transform in transforms)
@@ -61,19 +77,54 @@ def read_transforms(paths: Sequence[str | Path]) -> Any:
 
 
 def _read_transform(path: str) -> Any:
+    if not path.lower().endswith(TRANSFORMS):
+        raise _Unfit(f"{path} is no transform: expected {', '.join((*TRANSFORMS, *IMAGES))}")
+    if path.lower().endswith(".mat"):
+        _check_matlab(path)
+    elif not path.lower().endswith(".h5"):
+        _check_text(path)
     found = itk.transformread(path)
     if len(found) != 1:
-        raise ValueError(
-            f"{path} holds {len(found)} transforms; store them as one composite, or one in a file"
-        )
+        raise _Unfit(f"{path} holds {len(found)} transforms; store them as one composite, or one in a file")
     return found[0]
 
 
+def _check_matlab(path: str) -> None:
+    """Refuse a MATLAB file (version 4, all that ITK reads) whose matrices are larger than itself.
+
+    Memory for them is taken before they are read.
+    """
+    with open(path, "rb") as file:
+        while header := file.read(20):
+            kind, rows, columns, imaginary, name = struct.unpack("<5i", header.ljust(20, b"\0"))
+            width = 4 if kind // 10 % 10 == 1 else 8
+            size = name + rows * columns * width * (2 if imaginary else 1)
+            if len(header) < 20 or min(rows, columns, name) < 0 or size > os.fstat(file.fileno()).st_size:
+                raise _Unfit(f"{path} holds no transform that ITK can read: its matrices end early")
+            file.seek(size, os.SEEK_CUR)
+
+
+def _check_text(path: str) -> None:
+    """Refuse a text file with a grid of more points than it has numbers: memory is taken for it first."""
+    count, dims, gridded = 0, 0, False
+    with open(path, encoding="latin-1") as file:
+        for line in file:
+            key, _, values = line.partition(":")
+            if key.strip() == "Transform":
+                gridded, dims = "Field" in values or "BSpline" in values, int(values.split("_")[-1])
+            elif key.strip() == "Parameters":
+                count = len(values.split())
+            elif key.strip() == "FixedParameters" and gridded:
+                sizes = [float(each) for each in values.split()[:dims]]
+                if not all(1 <= size <= count for size in sizes) or np.prod(sizes) > count:
+                    raise _Unfit(f"{path} holds no transform that ITK can read: its grid ends early")
+
+
 def _read_field(path: str) -> Any:
-    image = itk.imread(path)
+    image, _ = read_any_type(path)
     dims, components = image.GetImageDimension(), image.GetNumberOfComponentsPerPixel()
-    if dims != components:
-        raise ValueError(
+    if dims != components or dims not in (2, 3):
+        raise _Unfit(
             f"{path} is no displacement field: expected {dims} components at each voxel, got {components}"
         )
     field = itk.image_from_array(itk.array_from_image(image).astype(np.float64), is_vector=True)
@@ -83,33 +134,100 @@ def _read_field(path: str) -> Any:
     return transform
 
 
-def itk_image(array: NDArray[Any], matrix: Matrix) -> Any:
+def _senseless(path: str, transform: Any) -> list[str]:
+    """What keeps a transform that was read from being one: numbers that are none, and flattened space."""
+    faults = []
+    if transform.GetInputSpaceDimension() not in (2, 3):
+        return [f"{path} holds a transform of {transform.GetInputSpaceDimension()} dimensions, not of 2 or 3"]
+    for part in _parts(transform):
+        values = [np.array(part.GetFixedParameters())]
+        if hasattr(part, "GetDisplacementField"):
+            values.append(itk.array_view_from_image(part.GetDisplacementField()))
+        else:
+            values.append(np.array(part.GetParameters()))
+        if not all(np.isfinite(each).all() for each in values):
+            faults.append(f"{path} holds NaN or infinite numbers; write it anew")
+        elif hasattr(part, "GetMatrix"):
+            matrix = np.asarray(itk.array_from_matrix(part.GetMatrix()))
+            if abs(np.linalg.det(matrix)) < 1e-9:
+                faults.append(f"{path} holds an affine that flattens space, {matrix.tolist()}; write it anew")
+    return faults
+
+
+def read_any_type(path: str) -> tuple[Any, np.dtype]:
+    """Read an image of a type that ITK may not have in Python: int8, int64, vectors of most types.
+
+    Args:
+        path: of any format that ITK reads.
+
+    Returns:
+        the image, and the type in the file: values cast to it are those of the file to the bit.
+
+    Raises:
+        ValueError: for several channels of 64-bit integers, and formats that ITK does not read.
+        RuntimeError: whatever ITK says of a broken file.
+    """
+    if path.lower().endswith(".gz"):
+        with gzip.open(path) as file:
+            while file.read(1 << 20):  # to the checksum, which ITK passes over
+                pass
+    image_io = itk.ImageIOFactory.CreateImageIO(path, itk.CommonEnums.IOFileMode_ReadMode)
+    if image_io is None:
+        raise _Unfit(f"{path} is of no format that ITK reads")
+    image_io.SetFileName(path)
+    image_io.ReadImageInformation()
+    stated = int(image_io.GetImageSizeInBytes())
+    if not path.lower().endswith(DETACHED) and stated > MOST_COMPRESSED * os.path.getsize(path):
+        raise _Unfit(f"{path} ends early: its header states {stated:,} bytes of voxels")
+    dims, channels = image_io.GetNumberOfDimensions(), image_io.GetNumberOfComponents()
+    dtype = np.dtype(COMPONENTS[image_io.GetComponentTypeAsString(image_io.GetComponentType())])
+    if dtype.kind in "iu" and dtype.itemsize == 8:
+        if channels > 1:
+            raise _Unfit(f"{path} has {channels} channels of {dtype}; store int32 or float64, or one channel")
+        kind = itk.Image[itk.ULL, dims]  # modulo 2⁶⁴, which the cast undoes
+    else:
+        kind = itk.Image[itk.D, dims] if channels == 1 else itk.VectorImage[itk.D, dims]
+    reader = itk.ImageFileReader[kind].New(FileName=path, ImageIO=image_io)
+    reader.Update()
+    return reader.GetOutput(), dtype
+
+
+def itk_image(array: NDArray[Any], matrix: Matrix, dtype: DTypeLike = np.float32) -> Any:
     """Return a scalar image in space as ``itk.Image[itk.F, D]``.
 
     Args:
         array: ``[*spatial]``, first axis first.
         matrix: its affine to mm in LPS, ``[D + 1, D + 1]``.
+        dtype: of its voxels: float64 for ``itk.Image[itk.D, D]``.
 
     Raises:
         ValueError: for an affine that shears.
     """
-    image = itk.image_from_array(np.ascontiguousarray(array.T, np.float32))
+    image = itk.image_from_array(np.ascontiguousarray(array.T, dtype))
     place(image, matrix)
     return image
 
 
-def resample(image: Any, transform: Any, shape: Sequence[int], matrix: Matrix, nearest: bool = False) -> Any:
-    """Return an image moved by a transform onto a grid; 0 where there is nothing to read.
+def resample(
+    image: Any,
+    transform: Any,
+    shape: Sequence[int],
+    matrix: Matrix,
+    nearest: bool = False,
+    outside: float = 0.0,
+) -> Any:
+    """Return an image moved by a transform onto a grid.
 
     Args:
-        image: ``itk.Image[itk.F, D]``.
+        image: ``itk.Image[itk.F, D]`` or ``itk.Image[itk.D, D]``.
         transform: from points of the grid to points of the image.
         shape: of the grid.
         matrix: the grid's affine to mm in LPS, ``[D + 1, D + 1]``.
         nearest: take the nearest voxel, as for labels; otherwise interpolate linearly.
+        outside: the value where there is nothing to read.
 
     Returns:
-        ``itk.Image[itk.F, D]``.
+        an image of the same type.
     """
     origin, spacing, direction = itk_geometry(matrix)
     interpolator = (
@@ -120,6 +238,7 @@ def resample(image: Any, transform: Any, shape: Sequence[int], matrix: Matrix, n
         transform=transform,
         interpolator=interpolator[type(image), itk.D].New(),
         size=[int(size) for size in shape],
+        default_pixel_value=outside,
         output_origin=origin.tolist(),
         output_spacing=spacing.tolist(),
         output_direction=itk.matrix_from_array(np.ascontiguousarray(direction)),
