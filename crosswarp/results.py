@@ -11,10 +11,11 @@ from typing import Any
 
 from .files import printable
 
-SUFFIXES = (
+IMAGES = (
     *(".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm", ".img.gz", ".img", ".hdr"),
-    *(".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".h5", ".tfm", ".json", ".gz"),
+    *(".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp"),
 )
+SUFFIXES = (*IMAGES, ".h5", ".tfm", ".json")
 PAIR_KINDS = ("warped", "warped_seg", "transform", "inverse", "displacement", "quality")
 SOURCES = "sources.jsonl"
 MOST_BYTES = 220  # of a result's name, which gets a suffix, and another one while it is written

@@ -128,12 +128,13 @@ def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
             f"expected the columns {', '.join(needed)}; {', '.join(absent)} missing, found {found}; name the "
             "columns in the first row, separated by commas, semicolons or tabs"
         )
-    faults += [
-        f"row {number} has {len(record)} cells, the header {len(header)} columns; write decimal points, "
-        "put a cell that holds a separator in quotation marks, or correct the header"
-        for number, record in body
-        if len(record) > len(header)
-    ]
+    long = [(number, len(record)) for number, record in body if len(record) > len(header)]
+    faults += [f"row {number} has {cells} cells, the header {len(header)} columns" for number, cells in long]
+    if long:
+        faults[-len(long)] += (
+            "; write decimal points, put a cell that holds a separator in quotation marks, or correct the "
+            "header"
+        )
     if not (body or faults):
         faults.append("has a header and no rows; write a row for each entry")
     if faults:

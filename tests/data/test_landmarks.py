@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crosswarp.data.landmarks import read_landmarks
+from crosswarp.data.landmarks import landmark_table, read_landmarks
 
 
 def test_names_or_rows(tmp_path: Path) -> None:
@@ -24,6 +24,18 @@ def test_every_fault_is_named(tmp_path: Path) -> None:
     path.write_text("name,x,y\na,1,2\nb,one,2\na,1,2\nc,nan,1\nd,1\n")
     with pytest.raises(ValueError, match="points.csv") as caught:
         read_landmarks(path, 2)
-    assert [line[:8] for line in str(caught.value).splitlines()[1:]] == [f"- row {i}:" for i in (2, 3, 4, 5)]
-    with pytest.raises(ValueError, match="expected the columns x, y, z .mm, LPS"):
+    assert [line[:8] for line in str(caught.value).splitlines()[1:]] == [f"- row {i}:" for i in (3, 4, 5, 6)]
+    with pytest.raises(ValueError, match="expected the columns x, y, z; z missing"):
         read_landmarks(path, 3)
+
+
+def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "POINTS.CSV"
+    path.write_bytes("sep=;\r\nName;X;Y;Z\r\nHüfte;1,5;-2;3\r\n;;;\r\n".encode("utf-16"))
+    points = read_landmarks(path, 3)
+    assert list(points) == ["Hüfte"]
+    np.testing.assert_array_equal(points["Hüfte"], [1.5, -2, 3])
+    table, found = landmark_table(path)
+    assert found.tolist() == [[1.5, -2, 3]] and table.columns["name"] == "Name"
+    path.write_text("x,y,z\n1,2,\n3,4,\n")  # a picture's, from a table that has a third axis
+    assert landmark_table(path)[1].tolist() == [[1, 2], [3, 4]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import struct
 
 import itk
 import nibabel as nib
@@ -260,13 +261,22 @@ def test_pictures_and_channels(tmp_path):
         ),
         ({"transform": "other.tfm"}, ValueError, "Expected a transform of {dims} dimensions for .*b.nii.gz"),
         ({"moving": "bad.nii.gz"}, ValueError, "bad.nii.gz: unreadable as an image"),
+        ({"transform": "flat.tfm"}, ValueError, "flat.tfm holds an affine that flattens space"),
+        ({"transform": "nan.mha"}, ValueError, "nan.mha holds NaN"),
+        ({"transform": "grid.tfm"}, ValueError, "grid.tfm holds no transform .*its grid ends early"),
+        ({"transform": "huge.mat"}, ValueError, "huge.mat holds no transform .*its matrices end early"),
+        ({"transform": "b.png"}, ValueError, "b.png is no transform: expected .h5, "),
         ({"fixed": None}, ValueError, "Expected --fixed, the image whose grid"),
         ({"out": "out.jpg"}, ValueError, "Expected a file name with one of .*nii.gz.* got .*out.jpg"),
         ({"out": "out.png"}, ValueError, "A PNG cannot hold the values of .*int16"),
         ({"spacing": [1, 2, 3, 4]}, ValueError, "Expected a spacing in mm, positive, one number or {dims}"),
-        ({"moving": "flat.csv"}, ValueError, "flat.csv: expected columns x, y.*got a, b"),
-        ({"moving": "empty.csv"}, ValueError, "empty.csv: has no landmarks"),
-        ({"moving": "words.csv"}, ValueError, "landmarks without finite x, y, z: 2, 3"),
+        ({"moving": "flat.csv"}, ValueError, "expected the columns x, y; x, y missing, found a, b"),
+        ({"moving": "empty.csv"}, ValueError, r"empty.csv: correct this table:\n- has a header and no rows"),
+        (
+            {"moving": "words.csv"},
+            ValueError,
+            r"words.csv: correct these rows:\n- row 3: expected 3 numbers, .*\n- row 4: ",
+        ),
         (
             {"moving": "other.csv", "fixed": None},
             ValueError,
@@ -275,6 +285,26 @@ def test_pictures_and_channels(tmp_path):
         ({"moving": "short.vtk"}, ValueError, "short.vtk: expected 3 points, more than none, got 1"),
         ({"moving": "bad.vtk"}, ValueError, "bad.vtk: expected a legacy VTK file with POINTS"),
         ({"moving": "empty.mrk.json"}, ValueError, "has no control points with a position"),
+        (
+            {"moving": "mesh.stl"},
+            ValueError,
+            "mesh.stl: is no image .* no file of points by its suffix .*.fcsv",
+        ),
+        ({"moving": "table.csv.gz"}, ValueError, "table.csv.gz: is no image"),
+        ({"moving": "short.vtk", "out": "out.csv"}, ValueError, "Expected .*out.csv to have the suffix of"),
+        ({"out": "a.nii.gz"}, ValueError, "Expected another file to write than .*a.nii.gz, which is read"),
+        ({"out": "transform.h5"}, ValueError, "Expected another file to write than .*transform.h5"),
+        ({"out": "."}, ValueError, "Expected the name of a file to write, got the folder"),
+        (
+            {"out": "b.nii.gz/out.nii.gz"},
+            ValueError,
+            "Expected a folder that can be written to for .*out.nii",
+        ),
+        (
+            {"moving": "bad.nii.gz", "transform": "bad.h5", "out": "out.jpg", "fixed": None},
+            ValueError,
+            r"(?s)Nothing was computed:.*bad.h5 holds no.*bad.nii.gz: unreadable.*\n- Expected --fixed",
+        ),
     ],
 )
 def test_faults_are_said(files, change, error, message):
@@ -283,6 +313,8 @@ def test_faults_are_said(files, change, error, message):
         "bad.h5": "nothing",
         "bad.nii.gz": "nothing",
         "bad.vtk": "nothing",
+        "mesh.stl": "solid",
+        "table.csv.gz": "nothing",
         "short.vtk": "# vtk DataFile Version 3.0\nt\nASCII\nDATASET POLYDATA\nPOINTS 3 float\n0 0 0\n",
         "empty.mrk.json": '{"markups": []}',
         "flat.csv": "a,b\n1,2\n",
@@ -293,6 +325,15 @@ def test_faults_are_said(files, change, error, message):
         (folder / name).write_text(text)
     other = itk.AffineTransform[itk.D, 5 - dims].New()
     itk.transformwrite([other], files["other.tfm"])
+    affine = "#Insight Transform File V1.0\nTransform: AffineTransform_double_{0}_{0}\nParameters: {1}\n"
+    text = affine.format(dims, "0 " * (dims * dims + dims))
+    (folder / "flat.tfm").write_text(f"{text}FixedParameters: {'0 ' * dims}\n")
+    nan = np.full((*[3] * dims, dims), np.nan)
+    itk.imwrite(itk.image_from_array(nan, is_vector=True), files["nan.mha"])
+    field = affine.replace("Affine", "DisplacementField").format(dims, "0 0")
+    (folder / "grid.tfm").write_text(f"{field}FixedParameters: {'90000 ' * dims} {'0 ' * dims}\n")
+    (folder / "huge.mat").write_bytes(struct.pack("<5i", 0, 10**9, 10**9, 0, 5) + b"name\0")
+    (folder / "b.png").touch()
     arguments = {"moving": "a.nii.gz", "transform": "transform.h5", "out": "out.nii.gz", "fixed": "b.nii.gz"}
     arguments |= change
     for key in ("moving", "transform", "out", "fixed"):
