@@ -161,7 +161,8 @@ def read_any_type(path: str) -> tuple[Any, np.dtype]:
         path: of any format that ITK reads.
 
     Returns:
-        the image, and the type in the file: values cast to it are those of the file to the bit.
+        the image, in a type that can hold the values, and the file's own: cast to it, they are those of the
+        file to the bit.
 
     Raises:
         ValueError: for several channels of 64-bit integers, and formats that ITK does not read.
@@ -179,14 +180,19 @@ def read_any_type(path: str) -> tuple[Any, np.dtype]:
     stated = int(image_io.GetImageSizeInBytes())
     if not path.lower().endswith(DETACHED) and stated > MOST_COMPRESSED * os.path.getsize(path):
         raise _Unfit(f"{path} ends early: its header states {stated:,} bytes of voxels")
+    if image_io.GetPixelTypeAsString(image_io.GetPixelType()) == "complex":
+        raise _Unfit(f"{path} holds complex numbers; store their magnitude, or whichever part is meant")
     dims, channels = image_io.GetNumberOfDimensions(), image_io.GetNumberOfComponents()
     dtype = np.dtype(COMPONENTS[image_io.GetComponentTypeAsString(image_io.GetComponentType())])
     if dtype.kind in "iu" and dtype.itemsize == 8:
         if channels > 1:
             raise _Unfit(f"{path} has {channels} channels of {dtype}; store int32 or float64, or one channel")
         kind = itk.Image[itk.ULL, dims]  # modulo 2⁶⁴, which the cast undoes
+    elif channels > 1:
+        kind = itk.VectorImage[itk.D, dims]
     else:
-        kind = itk.Image[itk.D, dims] if channels == 1 else itk.VectorImage[itk.D, dims]
+        known = {"u1": itk.UC, "i2": itk.SS, "u2": itk.US, "i4": itk.SI, "u4": itk.UI, "f4": itk.F}
+        kind = itk.Image[known.get(dtype.str[1:], itk.D), dims]
     reader = itk.ImageFileReader[kind].New(FileName=path, ImageIO=image_io)
     reader.Update()
     return reader.GetOutput(), dtype

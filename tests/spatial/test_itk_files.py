@@ -34,6 +34,13 @@ def test_every_type_of_voxel_is_read_to_the_bit(tmp_path, suffix, channels, dims
         np.testing.assert_array_equal(values.reshape(array.shape), array)
 
 
+def test_complex_numbers_are_refused(tmp_path):
+    image = sitk.GetImageFromArray(np.ones((4, 5), np.complex64))
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    with pytest.raises(ValueError, match="a.nrrd holds complex numbers"):
+        read_any_type(str(tmp_path / "a.nrrd"))
+
+
 @pytest.mark.parametrize("pixel", [sitk.sitkVectorFloat32, sitk.sitkVectorFloat64])
 @pytest.mark.parametrize("suffix", [".mha", ".nrrd", ".nii.gz"])
 def test_fields_of_simpleitk_move_as_they_do_there(tmp_path, suffix, pixel):
