@@ -40,6 +40,7 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
     "monai.engines": (Engine, PrepareBatch),
     "monai.handlers": (object,),
     "monai.metrics": (object,),
+    "monai.optimizers": (optim.Optimizer, optim.lr_scheduler.LRScheduler),
     "ignite.engine": (Engine,),
     "ignite.handlers": (object,),
     "ignite.metrics": (object,),
@@ -103,13 +104,14 @@ PATHS: dict[str, tuple[int, ...]] = {
     "scripts.pipeline.config.read_config": (0,),
     "scripts.pipeline.evaluation.data_of_run": (0,),
 }
+# the only packages that are looked into, so that a name imports nothing else
+PACKAGES = {".".join(path.split(".")[:2]) for path in (*COMPONENTS, *FUNCTIONS)}
 BUILTINS = {
     *("abs", "all", "any", "bool", "dict", "enumerate", "float", "int", "len", "list", "max", "min"),
     *("range", "round", "set", "sorted", "str", "sum", "tuple", "zip"),
 }
 # what an expression finds without an import, as MONAI gives it, and what it may import
 MODULES = {"monai": "monai", "numpy": "numpy", "np": "numpy", "torch": "torch"}
-IMPORTED_FROM = ("monai", "torch", "ignite", "scripts", "glob")
 
 READERS = {
     *("ITKReader", "NibabelReader", "NrrdReader", "NumpyReader", "PILReader", "PydicomReader"),
@@ -123,6 +125,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "reader": (None, *READERS, *(f"monai.data.{name}" for name in READERS if name[0].isupper())),
     "writer": (None, *WRITERS, *(f"monai.data.{name}" for name in WRITERS)),
     "merger_cls": ("AvgMerger",),
+    "output_name_formatter": (None,),
+    "data_root_dir": (None, ""),
     "pretrained": (False,),
     "allow_pickle": (False,),
     "weights_only": (True,),
@@ -143,7 +147,7 @@ def resolve(name: str) -> list[Any]:
         name: of a component, plain (``UNet``) or dotted; ``scripts`` is this library.
 
     Raises:
-        ValueError: for what is not found, or not in a package that may be imported.
+        ValueError: for what is not found, or not in a package that may be looked into.
     """
     if not NAME.fullmatch(name):
         raise ValueError(f"expected the name of a class or function, got {name!r}")
@@ -151,8 +155,9 @@ def resolve(name: str) -> list[Any]:
     modules = [modules] if isinstance(modules, str) else modules
     found = []
     for path in [f"{module}.{name}" for module in modules] or [name]:
-        if path.partition(".")[0] not in IMPORTED_FROM:
-            raise ValueError(f"{name} is not of {', '.join(IMPORTED_FROM)}")
+        if ".".join(path.split(".")[:2]) not in PACKAGES:
+            shown = name if path == name else f"{name}, which is {path}"
+            raise ValueError(f"{shown}; expected what is of {', '.join(sorted(PACKAGES))}")
         found.append(locate(re.sub(r"^scripts(?=\.)", LIBRARY, path)))
     if any(each is None for each in found):
         raise ValueError(f"{name} is not found by MONAI and this library")

@@ -18,6 +18,7 @@ MAX_JSON = 4 * 2**20  # bytes of all JSON together; parsed it takes tens of time
 MAX_TOTAL = 64 * 2**20  # of all but weights together
 MAX_ARCHIVE = MAX_WEIGHTS + MAX_TOTAL
 MAX_RATIO = 100  # text compresses tenfold; deflate can do a thousandfold
+MAX_RATIO_OF_WEIGHTS = 10  # trained ones hardly compress
 SMALL = 2**20  # what an entry may unpack to at any ratio
 
 # letters that every system takes for themselves, and no name that Windows takes for a device
@@ -104,11 +105,12 @@ def member_faults(member: zipfile.ZipInfo) -> list[str]:
         faults.append(f"{shown}: a link or device instead of a file")
     if member.flag_bits & 1 or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         faults.append(f"{shown}: encrypted, or compressed in a way that not all programs read")
-    if member.file_size > max(SMALL, MAX_RATIO * member.compress_size):
+    weights = PurePosixPath(name).suffix == ".pt"
+    ratio = MAX_RATIO_OF_WEIGHTS if weights else MAX_RATIO
+    if member.file_size > max(SMALL, ratio * member.compress_size):
         faults.append(
             f"{shown}: unpacks to {member.file_size // max(member.compress_size, 1)} times its size"
         )
-    weights = PurePosixPath(name).suffix == ".pt"
     largest = MAX_WEIGHTS if weights else LARGEST_TEXT if is_text(name) else LARGEST
     if member.file_size > largest:
         kind_of = "weights" if weights else "a text" if is_text(name) else "a file"

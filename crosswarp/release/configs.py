@@ -23,6 +23,7 @@ from .expressions import Expression, check_import, imported, leads_outside
 
 DEEPEST = 40  # levels of lists and objects
 MAX_VALUES = 100_000  # in one JSON file
+MAX_NAMED = 4000  # components and expressions in a zip
 
 ID = re.compile(r"\w+(::\w+)*", re.ASCII)
 # arguments and ids that are places, by how they are called
@@ -74,8 +75,8 @@ def entries(content: Mapping[str, Any]) -> Iterator[Entry]:
 
 
 def last_name(key: str) -> str:
-    """The name that a key or id gives its value: what overlays write as ``+a#b`` stands for ``b``."""
-    names = [name for name in re.split("#|::", key.lstrip("+~")) if not name.isdecimal()]
+    """The name that a key or id gives its value: ``+a#b`` and ``a.b`` stand for ``b`` in what they change."""
+    names = [name.lstrip("+~") for name in re.split(r"#|::|\.", key) if not name.isdecimal()]
     return names[-1] if names else ""
 
 
@@ -88,7 +89,7 @@ def check_plain(content: Mapping[str, Any]) -> None:
     for key, value in entries(content):
         if last_name(key) == "_target_":
             raise ValueError("has a _target_, which only configs may")
-        evaluated = isinstance(value, str) and (value.startswith("%") or re.search(r"\$\S", value))
+        evaluated = isinstance(value, str) and re.search(r"^[%$]|\$[\w(@['\"]", value)
         if evaluated and not is_text(value):
             raise ValueError(f"has text that MONAI would evaluate: {value!r}")
 
@@ -111,7 +112,7 @@ class Configs:
 
     Attributes:
         faults: what is not allowed in them.
-        listed: by path, the expressions and the dotted names of components.
+        listed: by path, the expressions and the names of components.
     """
 
     def __init__(self, contents: Mapping[str, Mapping[str, Any]]) -> None:
@@ -128,6 +129,15 @@ class Configs:
 
     def check(self) -> None:
         """Note every fault."""
+        named = [
+            1
+            for found in self.entries.values()
+            for key, value in found
+            if last_name(key) == "_target_" or (isinstance(value, str) and value[:1] in ("$", "%"))
+        ]
+        if len(named) > MAX_NAMED:
+            self.faults.append(f"its configs have more than {MAX_NAMED} components, expressions and macros")
+            return
         for path, found in self.entries.items():
             for key, value in found:
                 if isinstance(value, str) and value.startswith("$") and imported(value[1:]):
@@ -208,6 +218,8 @@ class Configs:
         """Check all values of a name; ``made_of``: whether longer paths begin with it."""
 
         def check(value: Any) -> None:
+            if isinstance(value, Mapping) and "_target_" in value:
+                raise ValueError("expected a path, got a component")
             if not isinstance(value, str):
                 return
             if made_of and not value.strip():
@@ -238,7 +250,7 @@ def check_mode(key: str, component: Mapping[str, Any]) -> None:
 
 
 def listed(found: list[Entry]) -> list[str]:
-    """The expressions of a config, and what it calls by a dotted name."""
+    """The expressions of a config, and the components that it makes."""
     expressions = [value for _, value in found if isinstance(value, str) and value.startswith("$")]
     targets = {str(value) for key, value in found if last_name(key) == "_target_"}
-    return [*dict.fromkeys(expressions), *(f"_target_ {name}" for name in sorted(targets) if "." in name)]
+    return [*dict.fromkeys(expressions), *(f"_target_ {name}" for name in sorted(targets))]

@@ -47,9 +47,12 @@ LAYOUT_OF_ZIP = re.compile(r"model_info\.json|models/model\.pt|scripts/([^/]+/)*
 RUN_BY_NAME = {"conftest", "sitecustomize", "usercustomize", "setup", "noxfile", "tasks"}
 
 MAX_PIXELS = 2**26
-ACTIVE_SVG = re.compile(
-    rb"<\s*(script|foreignObject|iframe|!ENTITY)|\son\w+\s*=|javascript:|href\s*=\s*.http", re.I
-)
+# what a drawing may consist of, and what runs or fetches something in it
+DRAWN = {
+    *("svg", "g", "defs", "use", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon", "text"),
+    *("tspan", "clipPath", "style", "title", "desc", "metadata"),
+}
+ACTIVE = re.compile(r"<!\s*(ENTITY|\[)|\son\w+\s*=|href\s*=\s*[\"'](?!#)|@import|url\((?!#)|&#", re.I)
 # what logging.conf may say: MONAI gives it to Python's logging, which makes objects of what it names
 HANDLERS = {"StreamHandler", "logging.StreamHandler"}
 STREAMS = {"(sys.stdout,)", "(sys.stderr,)"}
@@ -70,7 +73,7 @@ class Inspection:
     Attributes:
         path: the zip.
         faults: why to refuse it; empty where there is no reason.
-        expressions: by config, the Python that it evaluates and the dotted names that it calls when it runs.
+        expressions: by config, the Python that it evaluates and the components that it makes.
         code: in what the code in ``scripts/`` differs from this library; empty where it is the same.
         name: the bundle.
         version: its version.
@@ -93,7 +96,9 @@ class Inspection:
         """The findings as text, without anything that a terminal would obey."""
         path = printable(self.path, 500)
         if self.faults:
-            return "\n".join([f"{path}: refused", *(f"- {printable(fault, 1000)}" for fault in self.faults)])
+            more = [f"- and {len(self.faults) - 100} more"] if len(self.faults) > 100 else []
+            shown = [f"- {printable(fault, 1000)}" for fault in self.faults[:100]]
+            return "\n".join([f"{path}: refused", *shown, *more])
         size = f"{self.num_files} files, {self.num_bytes / 2**20:.1f} MiB"
         lines = [f"{path}: {self.name} {printable(self.version)}, {size}, sha256 {self.digest}"]
         lines += [f"  {line}" for line in self.code] or ["  scripts/ is this library, byte for byte"]
@@ -202,8 +207,8 @@ class Contents:
             return
         if not is_text(content):
             raise ValueError("not a text in UTF-8")
-        if suffix == ".svg" and ACTIVE_SVG.search(content):
-            raise ValueError("a picture that runs or fetches something")
+        if suffix == ".svg":
+            check_drawing(content.decode())
         if path.endswith("logging.conf"):
             check_logging(content.decode())
         # a macro takes Python from any file whose name ends like that of a config
@@ -318,6 +323,20 @@ def check_picture(content: bytes) -> None:
     width, height = struct.unpack(">II", content[16:24])
     if not 0 < width * height <= MAX_PIXELS:
         raise ValueError(f"a picture of {width} x {height} points, expected at most {MAX_PIXELS}")
+
+
+def check_drawing(text: str) -> None:
+    """Check that an SVG draws, and neither runs nor fetches anything.
+
+    Raises:
+        ValueError: naming what it holds beside.
+    """
+    elements = set(re.findall(r"<\s*([A-Za-z][\w:.-]*)", text))
+    strange = {name for name in elements - DRAWN if not name.startswith(("rdf:", "cc:", "dc:"))}
+    if strange or ACTIVE.search(text):
+        raise ValueError(
+            f"a drawing that runs or fetches something: {', '.join(sorted(strange)) or 'references'}"
+        )
 
 
 def check_logging(text: str) -> None:

@@ -180,6 +180,8 @@ def check_tensors(formats: Mapping[str, Any], config: Mapping[str, Any], network
     for name, tensor in (("image", image), ("pred", pred)):
         if tensor["spatial_shape"] != size:
             wrong.append(f"{name}: spatial_shape {tensor['spatial_shape']}, but spatial_size {size}")
+        if not 0 < tensor["num_channels"] <= LARGEST_NUMBER:
+            raise ValueError(f"{name}: {tensor['num_channels']} channels")
         if sorted(tensor["channel_def"]) != sorted(map(str, range(tensor["num_channels"]))):
             wrong.append(
                 f"{name}: {len(tensor['channel_def'])} channel_def for {tensor['num_channels']} channels"
