@@ -213,6 +213,12 @@ def test_a_packaged_run_is_verified_and_its_copy_goes_with_the_registrar(run: Pa
     del trained
     gc.collect()
     assert not folder.exists()
+    own = {"_target_": "my_package.Own"}
+    files = changed(read_files(archive), "configs/inference.json", lambda config: config.update(own=own))
+    (tmp_path / "own.zip").write_bytes(stored(files, "crosswarp"))
+    with pytest.raises(ValueError, match=r"own.zip: refused\n.*my_package.Own"):
+        crosswarp.load(tmp_path / "own.zip")
+    assert crosswarp.load(tmp_path / "own.zip", trust=True).spatial_dims == image.ndim
     archive.write_bytes(archive.read_bytes()[:-9])
     with pytest.raises(ValueError, match=r"crosswarp_v.*zip: refused"):
         crosswarp.load(archive)

@@ -28,8 +28,8 @@ MAX_NAMED = 4000  # components and expressions in a zip
 ID = re.compile(r"\w+(::\w+)*", re.ASCII)
 # arguments and ids that are places, by how they are called
 PLACE = re.compile(
-    r"(.*_)?(dirs?|dirname|paths?|files?|filename|folder|root|postfix|prefix|suffix|ext|ur[il]|bundles?|overlays"
-    r"|checkpoint|like)"
+    r".*(dir|path|file|folder)s?|(.*_)?(dirname|filename|root|postfix|prefix|suffix|ext|ur[il]|bundles?|overlays"
+    r"|checkpoint|save_handler|like)"
 )
 
 Entry = tuple[str, Any]

@@ -57,7 +57,8 @@ class _AnyId(dict[str, Any]):
 
 def leads_outside(text: str) -> bool:
     """Whether a text names a place outside of the folder that it is relative to."""
-    return bool(re.match(r"[/\\~]|[A-Za-z]:|file:", text.strip())) or ".." in re.split(r"[/\\]", text)
+    start = re.match(r"[/\\~]|[A-Za-z]:|file:|[A-Za-z][\w+.-]*://", text.strip())
+    return bool(start) or ".." in re.split(r"[/\\]", text)
 
 
 def imported(text: str) -> ast.Import | ast.ImportFrom | None:
@@ -283,7 +284,9 @@ class Expression:
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
             self.path(node.left)
             if not isinstance(node.right, ast.Constant):
-                self.path(node.right)
+                raise ValueError(f"a path that goes on with other than text: {ast.unparse(node.right)}")
+            if re.search(r"(^|[/\\])\.*([/\\]|$)", str(node.right.value).removeprefix("/")):
+                raise ValueError(f"the part {node.right.value!r} of a path")
         elif isinstance(node, ast.Constant):
             if isinstance(node.value, str) and (not node.value or leads_outside(node.value)):
                 raise ValueError(f"the path {node.value!r}, which leads outside")
