@@ -20,6 +20,7 @@ from crosswarp import registrar
 from crosswarp.__main__ import register
 from crosswarp.data.memory import alike
 from crosswarp.release.package import package
+from tests.release.zips import changed, read_files, stored
 
 from .cohorts import write_blob_cohort
 from .trained_run import ROOT, write_trained_run

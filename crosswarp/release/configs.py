@@ -179,6 +179,8 @@ class Configs:
             return
         if re.search("[@%](#|::)", value):
             raise ValueError("an id that is relative to where it stands; write it out")
+        if re.search("^[@%]_|^[@%].*(#|::)_", value):
+            raise ValueError("a reference to what is not the config's own")
         if value.startswith("$"):
             if not imported(value[1:]):
                 self.waiting |= Expression(value[1:], self.names).path_ids

@@ -43,6 +43,8 @@ OPERATORS = (
     *(ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.USub, ast.UAdd, ast.Not, ast.And, ast.Or),
     *(ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Is, ast.IsNot, ast.In, ast.NotIn),
 )
+# the configs that a config may read; others hold text that is not written as a value
+READ = ("/configs/inference.json", "/configs/train.json")
 OWN_PLACE = rf"{REFERENCES}\['\w+'\]\.(path(\.parent)?|folder)"
 PLAIN = (
     *(ast.UnaryOp, ast.BoolOp, ast.Compare, ast.IfExp, ast.List, ast.Tuple, ast.ListComp, ast.GeneratorExp),
@@ -247,12 +249,18 @@ class Expression:
             raise ValueError(f"{ast.unparse(node)}: expected paths as arguments without names")
         for position in positions:
             self.path(node.args[position])
+        if "read_config" in ast.unparse(node.func):
+            file = node.args[0].right if isinstance(node.args[0], ast.BinOp) else None
+            if len(node.args) > 1 or not (isinstance(file, ast.Constant) and file.value in READ):
+                raise ValueError(f"{ast.unparse(node)}: expected one of {', '.join(READ)} of a folder")
 
     def subscript(self, node: ast.Subscript, local: frozenset[str]) -> None:
         """Check an item or the first items of something."""
         if isinstance(node.value, ast.Name) and node.value.id == REFERENCES:
             if not (isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)):
                 raise ValueError("a reference that is computed")
+            if re.search("(^|::)_", node.slice.value):
+                raise ValueError(f"a reference to {node.slice.value}, which is not the config's own")
             return
         self.visit(node.value, local)
         if isinstance(node.slice, ast.Slice):

@@ -339,6 +339,29 @@ def test_places_outside(files: Files, entries: dict):
     assert faults(changed(files, INFERENCE, lambda config: config.update(entries)))
 
 
+OTHERS = [
+    "@_meta_#description",
+    "@_meta_",
+    "$@_meta_::description",
+    "%_meta_::description",
+    "$[@_meta_['a']]",
+]
+
+
+@pytest.mark.parametrize("text", OTHERS)
+def test_texts_of_the_metadata_become_no_values(files: Files, text: str):
+    """MONAI puts them beside the config; they may look like expressions."""
+    found = faults(changed(files, INFERENCE, lambda config: config.update(evil=[text])))
+    assert_refused(found, "not the config's own")
+
+
+def test_only_configs_are_read(files: Files):
+    evil = {"i": "$from scripts.pipeline.config import read_config"}
+    evil["x"] = "$read_config(@bundle_root + '/configs/metadata.json').get_parsed_content('a')"
+    found = faults(changed(files, TRAIN, lambda config: config.update(evil)))
+    assert_refused(found, "expected one of /configs/inference.json")
+
+
 MACROS = [
     "%/etc/passwd.json::a",
     "%../other.json::a",
