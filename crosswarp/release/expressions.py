@@ -118,6 +118,7 @@ class Expression:
         if len(text) > LONGEST:
             raise ValueError(f"an expression of more than {LONGEST} characters")
         self.names, self.path_ids = names, set[str]()
+        self.followed: set[ast.AST] = set()  # sums that were checked as paths
         resolved = ReferenceResolver.update_refs_pattern(f"${text}", _AnyId())[1:]
         if imported(resolved):
             raise ValueError("an import with references")
@@ -279,7 +280,7 @@ class Expression:
         ]
         if texts and not isinstance(node.op, ast.Add):
             raise ValueError(f"arithmetic with a text: {ast.unparse(node)}")
-        if texts:
+        if texts and node not in self.followed:
             self.path(node)
         self.visit(node.left, local)
         if isinstance(node.right, ast.Constant) and texts:
@@ -290,6 +291,7 @@ class Expression:
     def path(self, node: ast.AST) -> None:
         """Check that a path starts at a reference or a relative place, and note of which ids it is made."""
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+            self.followed.add(node)
             self.path(node.left)
             if not isinstance(node.right, ast.Constant):
                 raise ValueError(f"a path that goes on with other than text: {ast.unparse(node.right)}")
