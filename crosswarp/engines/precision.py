@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from monai.inferers import SimpleInferer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:
@@ -18,10 +20,67 @@ def fast_bfloat16(device: torch.device | str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def is_narrow(convolution: _ConvNd, size: torch.Size) -> bool:
+    """Whether a convolution of images of a size reads or writes a grid that is one voxel wide on any axis."""
+    if 1 in size:
+        return True
+    if isinstance(convolution.padding, str):  # "same" keeps the size, "valid" adds nothing
+        padding = [0] * len(size)
+        if convolution.padding == "same":
+            return False
+    else:
+        padding = list(convolution.padding)
+    axes = zip(size, convolution.kernel_size, convolution.stride, convolution.dilation, padding, strict=True)
+    if isinstance(convolution, _ConvTransposeNd):
+        more = convolution.output_padding
+        reached = [
+            (n - 1) * s - 2 * p + d * (k - 1) + 1 + m
+            for (n, k, s, d, p), m in zip(axes, more, strict=True)
+        ]
+    else:
+        reached = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in axes]
+    return 1 in reached
+
+
+@contextmanager
+def narrow_in_float32(networks: list[nn.Module]) -> Iterator[None]:
+    """Keep convolutions from or to a grid one voxel wide out of autocast on the CPU.
+
+    oneDNN computes the gradient of a strided convolution's weights in bfloat16 from memory that it has not
+    written, where the last axis of the output is one voxel wide (torch 2.13): no two trainings are equal, and
+    some end in NaN. Such layers hold so few voxels that half precision has nothing to gain there.
+
+    Args:
+        networks: whose convolutions are watched, as long as the context lasts.
+    """
+    without: dict[nn.Module, torch.autocast] = {}
+
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not torch.is_autocast_enabled("cpu") or not is_narrow(module, arguments[0].shape[2:]):
+            return None
+        without[module] = torch.autocast("cpu", enabled=False)
+        without[module].__enter__()
+        return (arguments[0].float(), *arguments[1:])
+
+    def after(module: nn.Module, *_: Any) -> None:
+        if module in without:
+            without.pop(module).__exit__(None, None, None)
+
+    convolutions = [m for network in networks for m in network.modules() if isinstance(m, _ConvNd)]
+    handles = [convolution.register_forward_pre_hook(before) for convolution in convolutions]
+    handles += [each.register_forward_hook(after, always_call=True) for each in convolutions]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 class AutocastInferer(SimpleInferer):
     """Runs a network under autocast to bfloat16 and returns float32.
 
     Convolutions compute in bfloat16, weights and results stay float32, and no gradient scaler is needed.
+    On a CPU those from or to a grid that is one voxel wide stay in float32, see :func:`narrow_in_float32`.
     MONAI's trainers have ``amp`` for CUDA alone.
 
     Args:
@@ -36,6 +95,7 @@ class AutocastInferer(SimpleInferer):
         """Run ``network`` on ``inputs``; lists of results (as of discriminators) are converted too."""
         device = inputs.device.type
         enabled = fast_bfloat16(inputs.device) if self.enabled == "auto" else bool(self.enabled)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled):
+        guarded = [network] if enabled and device == "cpu" and isinstance(network, nn.Module) else []
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled), narrow_in_float32(guarded):
             result = network(inputs, *args, **kwargs)
         return [each.float() for each in result] if isinstance(result, list) else result.float()
