@@ -47,6 +47,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
 
     Attributes:
         weights: ``[N]`` sampling weights.
+        files: of each sample; of a warped one both, the labelled one first.
         index: per pair the numbers of moving and fixed image, similarity, folds and whether it was kept.
     """
 
@@ -89,6 +90,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
     def _open(self, original_share: float) -> None:
         content = json.loads((self.folder / "index.json").read_text())
         self.index: list[dict[str, float]] = content["pairs"]
+        self.files: list[str] = content.get("files", [])
         # copy-on-write: torch wants memory that it may write to, the files stay as they are
         self._tensors = {
             k: torch.from_numpy(np.load(self.folder / f"{k}.npy", mmap_mode="c")) for k in ("image", "label")
@@ -126,10 +128,11 @@ class AugmentedSamples(Mapping[str, Tensor]):
         moving = stack_samples(labelled, ("image", "label"))
         count = len(moving["image"])
         if len(others):
-            fixed = stack_samples(others, ("image",))["image"]
+            unlabelled = stack_samples(others, ("image",))
+            fixed, fixed_files = unlabelled["image"], unlabelled.files
             pairs = torch.cartesian_prod(torch.arange(count), torch.arange(len(fixed)))
         else:
-            fixed = moving["image"]
+            fixed, fixed_files = moving["image"], moving.files
             pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count))
             pairs = pairs[pairs[:, 0] != pairs[:, 1]]
         order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
@@ -166,5 +169,10 @@ class AugmentedSamples(Mapping[str, Tensor]):
             {"moving": m, "fixed": f, "similarity": s, "folds": d, "kept": bool(s >= threshold and d <= 0.01)}
             for (m, f), s, d in zip(pairs.tolist(), similarity, folds, strict=True)
         ]
+        files = []
+        if moving.files and fixed_files:
+            files = moving.files + [
+                f"{moving.files[m]} warped onto {fixed_files[f]}" for m, f in pairs.tolist()
+            ]
         with replacing(self.folder / "index.json") as partial:  # an index means that all is written
-            partial.write_text(json.dumps({"originals": count, "pairs": index}))
+            partial.write_text(json.dumps({"originals": count, "pairs": index, "files": files}))

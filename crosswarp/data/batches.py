@@ -12,12 +12,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from torch import Tensor
 
 Batch = dict[str, Tensor]
 
 
-def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Batch:
+class Samples(dict[str, Tensor]):
+    """Samples stacked by key ``[N, C, *spatial]``; ``files`` names the file of each, or is empty."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], files: Sequence[str] = ()) -> None:
+        super().__init__(tensors)
+        self.files = list(files)
+
+
+def file_of(value: Any) -> str | None:
+    """The file that a sample's tensor was read from, where it says so."""
+    return value.meta.get("filename_or_obj") if isinstance(value, MetaTensor) else None
+
+
+def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Samples:
     """Stack the samples of a data set.
 
     Args:
@@ -25,7 +39,7 @@ def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
         keys: what to keep.
 
     Returns:
-        one tensor ``[N, C, *spatial]`` for each key, without metadata.
+        one tensor ``[N, C, *spatial]`` for each key, without metadata; the files are those of the first key.
 
     Raises:
         ValueError: when the data set is empty, a key is missing, or shapes differ.
@@ -47,7 +61,8 @@ def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
         if len(shapes) > 1:
             raise ValueError(f"Expected one shape for '{key}', got {shapes}: resize in the preprocessing.")
         stacked[key] = torch.stack([value.as_subclass(Tensor) for value in values])
-    return stacked
+    files = [file_of(sample[keys[0]]) for sample in samples]
+    return Samples(stacked, [str(file) for file in files] if None not in files else [])
 
 
 class RandomBatches:
@@ -63,7 +78,12 @@ class RandomBatches:
         device: where batches go.
         augmentation: called with each batch (a dictionary), on the device; returns a batch.
         weights: ``[N]`` relative sampling probabilities.
+
+    Attributes:
+        drawn: sample numbers of the latest batch.
     """
+
+    drawn: Tensor
 
     def __init__(
         self,
@@ -75,7 +95,8 @@ class RandomBatches:
         augmentation: Callable[[Batch], Batch] | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        self.tensors = dict(dataset) if isinstance(dataset, Mapping) else stack_samples(dataset, keys)
+        self.dataset = dataset if isinstance(dataset, Mapping) else stack_samples(dataset, keys)
+        self.tensors = dict(self.dataset)
         self.keys = tuple(keys)
         self.num_samples = len(self.tensors[self.keys[0]])
         self.batch_size = batch_size
@@ -97,9 +118,15 @@ class RandomBatches:
 
     def gather(self, indices: Tensor) -> Batch:
         """The samples of the given numbers ``[B]``, on the device, images in float32, augmented."""
+        self.drawn = indices
         batch = {key: self.tensors[key][indices].to(self.device, non_blocking=True) for key in self.keys}
         batch = {key: value.float() if value.is_floating_point() else value for key, value in batch.items()}
         return batch if self.augmentation is None else self.augmentation(batch)
+
+    def files(self, drawn: Tensor) -> list[str]:
+        """The files of samples, by their numbers ``[B]``; none where the data set does not know them."""
+        names = getattr(self.dataset, "files", ())
+        return [names[number] for number in drawn.tolist()] if names else []
 
     def __iter__(self) -> Iterator[Batch]:
         for indices in self.draw_indices().split(self.batch_size):

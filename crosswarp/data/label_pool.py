@@ -6,16 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from .batches import stack_samples
+from .batches import Samples, stack_samples
 
 
 def label_pool(
     manual: Sequence[Mapping[str, Any]],
     predicted: Sequence[Mapping[str, Any]] = (),
     batch_size: int = 16,
-) -> dict[str, Tensor]:
+) -> Samples:
     """Pool manual labels with the labels that networks predict.
 
     Args:
@@ -27,14 +26,20 @@ def label_pool(
     Returns:
         ``{"label": [N, 1, *spatial]}``, uint8, for ``RandomPairBatches``.
     """
-    labels = [stack_samples(manual, ("label",))["label"].to(torch.uint8)] if len(manual) else []
+    labels, files = [], []
+    if len(manual):
+        drawn = stack_samples(manual, ("label",))
+        labels.append(drawn["label"].to(torch.uint8))
+        files += drawn.files
     for entry in predicted:
         if not len(entry["images"]):
             continue
         network = entry["network"].eval()
         device = next(network.parameters()).device
-        images = stack_samples(entry["images"], ("image",))["image"]
+        images = stack_samples(entry["images"], ("image",))
+        files += images.files
         with torch.inference_mode():
-            for batch in images.split(batch_size):
+            for batch in images["image"].split(batch_size):
                 labels.append(network(batch.to(device)).argmax(1, keepdim=True).to("cpu", torch.uint8))
-    return {"label": torch.cat(labels)}
+    pool = torch.cat(labels)
+    return Samples({"label": pool}, files if len(files) == len(pool) else [])

@@ -59,7 +59,9 @@ class PseudoLabels(Mapping[str, Tensor]):
         batch_size: int = 32,
         inferer: Callable[..., Tensor] | None = None,
     ) -> None:
-        self.images = stack_samples(dataset, ["image"])["image"]
+        samples = stack_samples(dataset, ["image"])
+        self.images, self.image_files = samples["image"], samples.files
+        self.chosen = torch.arange(len(self.images))[:max_images]
         images = self.images[:max_images].clone()
         self.tensors = {
             "image": images,
@@ -82,13 +84,19 @@ class PseudoLabels(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self.tensors)
 
+    @property
+    def files(self) -> list[str]:
+        """The file of each image, where the data set says so."""
+        return [self.image_files[number] for number in self.chosen.tolist()] if self.image_files else []
+
     def attach(self, engine: Engine) -> None:
         """Register with a trainer; after what seeds the epoch."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
 
     def _start_epoch(self, engine: Engine) -> None:
         if len(self["image"]) < len(self.images):
-            self["image"].copy_(self.images[torch.randperm(len(self.images))[: len(self["image"])]])
+            self.chosen = torch.randperm(len(self.images))[: len(self["image"])]
+            self["image"].copy_(self.images[self.chosen])
         if engine.state.epoch > self.start:
             self.update()
 

@@ -53,6 +53,15 @@ class ZipBatches:
     def __len__(self) -> int:
         return len(self.source)
 
+    @property
+    def drawn(self) -> tuple[Any, Any]:
+        """What the latest batches of source and target consist of, see ``data.RandomBatches``."""
+        return self.source.drawn, self.target.drawn
+
+    def files(self, drawn: tuple[Any, Any]) -> list[str]:
+        """The files of what was drawn."""
+        return [*self.source.files(drawn[0]), *self.target.files(drawn[1])]
+
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for source, target in zip(self.source, self.target, strict=True):
             batches = zip(self.names, (source, target), strict=True)
@@ -215,24 +224,31 @@ class AdaptationTrainer(Trainer):
             self._record({})
             return {"loss": torch.zeros(())}
         total = torch.stack([self.weights[term] * value for term, value in terms.items()]).sum()
+        output = {"loss": total.detach()} | {term: value.detach() for term, value in terms.items()}
+        self._losses_completed(output)
         self.optimizer.zero_grad()
         total.backward()
         self.optimizer.step()
 
-        output = {"loss": total.detach()} | {term: value.detach() for term, value in terms.items()}
         if "adversarial" in terms:
             self._require_discriminator_gradients(True)
             real = {"source": source, "target": target}
             critic = torch.stack(
                 [self._discriminator_loss(name, real[name], translated[name]) for name in real]
             ).sum()
+            output["discriminator"] = critic.detach()
+            self._losses_completed(output)
             self.discriminator_optimizer.zero_grad()
             critic.backward()
             self.discriminator_optimizer.step()
-            output["discriminator"] = critic.detach()
         self._record(output)
         engine.fire_event(IterationEvents.MODEL_COMPLETED)
         return output
+
+    def _losses_completed(self, output: dict[str, Tensor]) -> None:
+        """Before each backward pass, let handlers see the losses so far, as MONAI's trainers do."""
+        self.state.output = output
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
 
     def _record(self, output: dict[str, Tensor]) -> None:
         """Keep the mean of each term over the epoch in the engine's metrics, on the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from monai.engines import Evaluator
 from torch import nn
 
 from ..files import replacing
+from ..finite import non_finite
 from ..networks import MultiStepRegistration
+from .guard import TrainingError, TrainingGuard
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
@@ -56,6 +59,7 @@ class Checkpoints:
     In ``folder``: ``last.pt``, all that is needed to go on; ``best.pt``, the weights of ``network`` at the
     best value of the evaluator's key metric (without an evaluator: the latest); ``history.json``, the metrics
     of trainer and evaluator by epoch. Place it after the ``ValidationHandler`` in the trainer's handlers.
+    Nothing with NaN or infinity is written: a ``TrainingGuard`` over the objects stops such a training.
 
     Args:
         folder: where the files are. A ``last.pt`` found there when training starts is resumed from.
@@ -64,6 +68,8 @@ class Checkpoints:
             optimisers, ....
         evaluator: the engine whose key metric is the criterion. The last epoch is validated in any case.
         interval: epochs between two writings of ``last.pt``.
+        learning_rates: by name of a network among the objects, the config's id of its learning rate, to be
+            named where it is too large; see :class:`~.guard.TrainingGuard`.
     """
 
     def __init__(
@@ -73,6 +79,7 @@ class Checkpoints:
         objects: Mapping[str, Any],
         evaluator: Evaluator | None = None,
         interval: int = 1,
+        learning_rates: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.network = network
@@ -80,18 +87,32 @@ class Checkpoints:
         self.evaluator: Any = evaluator  # MONAI gives its state attributes that ignite does not declare
         self.interval = interval
         self.history: list[dict[str, float]] = []
+        last = str(self.folder / "last.pt")
+        self.guard = TrainingGuard(
+            objects, self.folder.absolute().parent.name, learning_rates or {"network": "learning_rate"}, last
+        )
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        self.guard.attach(engine)
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def resume(self, engine: Engine) -> None:
-        """Go on from ``last.pt``, if there is one."""
+        """Go on from ``last.pt``, if there is one.
+
+        Raises:
+            TrainingError: where it holds NaN or infinity.
+        """
         path = self.folder / "last.pt"
         if not path.is_file():
             return
         state = torch.load(path, map_location="cpu", weights_only=True)
+        if wrong := non_finite(state):
+            raise TrainingError(
+                f"Cannot go on from {path}, which holds NaN or infinity in {len(wrong)} tensors, {wrong[0]} "
+                f"first: remove {self.folder} to train anew."
+            )
         for name, item in self.objects.items():
             item.load_state_dict(state[name])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
@@ -102,7 +123,12 @@ class Checkpoints:
         engine.logger.info(f"Resumed from {path}: {state['epoch']} epochs are done.")
 
     def save(self, engine: Engine) -> None:
-        """Write history, best weights and state after an epoch."""
+        """Write history, best weights and state after an epoch.
+
+        Raises:
+            TrainingError: for losses, weights or a key metric that are not finite; nothing is written.
+        """
+        self.guard.check_epoch(engine)
         epoch = engine.state.epoch
         last = epoch == engine.state.max_epochs
         metrics = dict(engine.state.metrics)
@@ -112,6 +138,9 @@ class Checkpoints:
             validated = True
         if validated:
             metrics |= self.evaluator.state.metrics
+            key = self.evaluator.state.key_metric_name
+            if not math.isfinite(metrics[key]):
+                raise self.guard.error(engine, f"the validation's {key} is {float(metrics[key])}")
         self.history.append({"epoch": epoch} | {name: float(value) for name, value in metrics.items()})
         if self.evaluator is None or (validated and self.evaluator.state.best_metric_epoch == epoch):
             save_atomically(self.network.state_dict(), self.folder / "best.pt")

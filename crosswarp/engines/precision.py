@@ -24,18 +24,14 @@ def is_narrow(convolution: _ConvNd, size: torch.Size) -> bool:
     """Whether a convolution of images of a size reads or writes a grid that is one voxel wide on any axis."""
     if 1 in size:
         return True
-    if isinstance(convolution.padding, str):  # "same" keeps the size, "valid" adds nothing
-        padding = [0] * len(size)
-        if convolution.padding == "same":
-            return False
-    else:
-        padding = list(convolution.padding)
+    if convolution.padding == "same":  # keeps the size
+        return False
+    padding = [0] * len(size) if convolution.padding == "valid" else convolution.padding
     axes = zip(size, convolution.kernel_size, convolution.stride, convolution.dilation, padding, strict=True)
     if isinstance(convolution, _ConvTransposeNd):
         more = convolution.output_padding
         reached = [
-            (n - 1) * s - 2 * p + d * (k - 1) + 1 + m
-            for (n, k, s, d, p), m in zip(axes, more, strict=True)
+            (n - 1) * s - 2 * p + d * (k - 1) + 1 + m for (n, k, s, d, p), m in zip(axes, more, strict=True)
         ]
     else:
         reached = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in axes]

@@ -19,7 +19,12 @@ class RegistrationLoss(nn.Module):
             :class:`LNCCLoss` or ``monai.losses.DiceLoss(include_background=False)`` on one-hot labels.
         regularity: module or function of both maps, e.g. :class:`GradICONLoss`.
         regularity_weight: λ of the paper.
+
+    Attributes:
+        terms: ``similarity`` and ``regularity`` of the latest batch, without gradients.
     """
+
+    terms: dict[str, torch.Tensor]
 
     def __init__(self, similarity: nn.Module, regularity: nn.Module, regularity_weight: float = 1.5) -> None:
         super().__init__()
@@ -46,4 +51,6 @@ class RegistrationLoss(nn.Module):
         first, second = images.chunk(2)
         first_warped, second_warped = sample(images, phi).chunk(2)
         dissimilarity = self.similarity(first_warped, second) + self.similarity(second_warped, first)
-        return dissimilarity + self.regularity_weight * self.regularity(*phi.chunk(2))
+        irregularity = self.regularity(*phi.chunk(2))
+        self.terms = {"similarity": dissimilarity.detach(), "regularity": irregularity.detach()}
+        return dissimilarity + self.regularity_weight * irregularity

@@ -116,7 +116,8 @@ def load_weights(network: nn.Module, path: str | Path, config: str | Path = INFE
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the weights belong to another architecture, or the file holds other things.
+        ValueError: when the weights belong to another architecture, or the file holds other things, such as
+            NaN.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"Expected trained weights in {path}, but there is no such file.")
@@ -137,7 +138,7 @@ def load_network(bundle: str | Path, device: torch.device | str = "cpu", frozen:
 
     Raises:
         FileNotFoundError: when config or weights are missing.
-        ValueError: when the weights belong to another architecture.
+        ValueError: when the weights belong to another architecture, or hold NaN or infinity.
     """
     bundle = Path(bundle)
     for path in (bundle / INFERENCE, bundle / WEIGHTS):

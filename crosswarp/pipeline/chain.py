@@ -21,6 +21,7 @@ from .bundle import (
     WEIGHTS,
     copy_bundle_files,
     file_digest,
+    load_weights,
     read_json,
     write_inference_config,
     write_json,
@@ -210,6 +211,7 @@ class Chain:
             key: training_statistics(
                 self.run_dir / PARTS[f"{key}_segmentation"],
                 modality.records("train_labelled", "train_unlabelled", "val"),
+                device=self.common.get("device", "cpu"),
             )
             for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
         }
@@ -218,8 +220,11 @@ class Chain:
         copy_bundle_files(self.bundle_root, self.run_dir)
         network = read_config(self.run_dir / INFERENCE).get_parsed_content("network_def")
         for part, name in PARTS.items():
-            weights = torch.load(self.run_dir / name / WEIGHTS, map_location="cpu", weights_only=True)
-            network.get_submodule(MODULES[part]).load_state_dict(weights)
+            load_weights(
+                network.get_submodule(MODULES[part]),
+                self.run_dir / name / WEIGHTS,
+                self.run_dir / name / INFERENCE,
+            )
         save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
         manifests = {name: read_json(self.run_dir / name / "manifest.json") for name in self.stages}
         provenance = read_json(self.run_dir / "run.json") | {

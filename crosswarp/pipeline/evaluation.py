@@ -27,6 +27,7 @@ from .. import __version__
 from ..data import Datalist, Modality, load_datalist
 from ..data.landmarks import read_landmarks
 from ..data.pairs import spread_pairs
+from ..finite import NonFiniteError, is_finite
 from ..metrics import (
     MeasuredImage,
     Row,
@@ -466,9 +467,20 @@ class Evaluation:
     def maps(
         self, method: RegistrationMethod, prepared: Prepared, pairs: Sequence[Pair]
     ) -> tuple[Tensor, Tensor]:
-        """The maps first_to_second and second_to_first of pairs, each `[B, D, *spatial]`."""
+        """The maps first_to_second and second_to_first of pairs, each `[B, D, *spatial]`.
+
+        Raises:
+            NonFiniteError: naming the pairs, where a map holds NaN or infinity.
+        """
         first, second = ([prepared[image.name][0] for image in each] for each in zip(*pairs, strict=True))
-        return method.register(first, second)
+        maps = method.register(first, second)
+        if not all(map(is_finite, maps)):
+            names = ", ".join(" and ".join(image.name for image in pair) for pair in pairs)
+            raise NonFiniteError(
+                f"Expected maps of finite coordinates from {type(method).__name__}, got NaN or infinity for "
+                f"some of {names}: its network has diverged."
+            )
+        return maps
 
     def stored_rows(
         self,

@@ -14,7 +14,10 @@ from .config import read_config
 
 
 def training_statistics(
-    bundle: Path, records: Sequence[Mapping[str, str]], max_images: int = 200
+    bundle: Path,
+    records: Sequence[Mapping[str, str]],
+    max_images: int = 200,
+    device: torch.device | str = "cpu",
 ) -> dict[str, dict[str, Any]]:
     """Measure images as the network of a trained segmentation bundle gets them, and what it predicts.
 
@@ -22,11 +25,11 @@ def training_statistics(
         bundle: the bundle's folder.
         records: of the datalist, each with an ``image``.
         max_images: most of them to read, spread evenly over the records.
+        device: where the network computes.
 
     Returns:
         statistics of ``appearance`` and ``shape``, for :func:`~crosswarp.metrics.quality.image_atypicality`.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(bundle, device)
     preprocessing = read_config(bundle / INFERENCE).get_parsed_content("preprocessing")
     chosen = records[:: -(-len(records) // max_images) or 1]

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..finite import non_finite
+
 MAX_TENSORS = 10_000
 LARGEST_PICKLE = 16 * 2**20  # bytes that describe the tensors
 
@@ -89,7 +91,7 @@ def check_records(content: bytes) -> None:
 
 
 def check_tensors(weights: object, num_bytes: int) -> None:
-    """Check that weights are named tensors which together take no more than a file's bytes.
+    """Check that weights are named tensors of numbers, which together take no more than a file's bytes.
 
     Raises:
         ValueError: for anything else.
@@ -105,3 +107,8 @@ def check_tensors(weights: object, num_bytes: int) -> None:
         raise ValueError(f"holds tensors larger than itself: {', '.join(huge)}")
     if sum(value.nbytes for value in weights.values()) > num_bytes:
         raise ValueError("holds tensors that share their values, and together are larger than itself")
+    if wrong := non_finite(weights):
+        raise ValueError(
+            f"holds NaN or infinity in {len(wrong)} tensors, such as {wrong[0]}: the training that wrote it "
+            "diverged; remove its folder and train it again, with a lower learning rate"
+        )

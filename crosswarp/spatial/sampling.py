@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 
+from ..finite import NonFiniteError, is_finite
+
 _GRID_SAMPLE_MODES = {"linear": "bilinear", "nearest": "nearest"}  # torch says bilinear in 3D too
 _PADDINGS = ("border", "zeros")
 
@@ -38,6 +40,7 @@ def sample(
 
     Raises:
         ValueError: for an unknown mode or padding, or where the shapes do not fit.
+        NonFiniteError: on the CPU, for a map with NaN or infinity; elsewhere it would be waited for.
     """
     if mode not in _GRID_SAMPLE_MODES or padding not in _PADDINGS:
         raise ValueError(
@@ -54,6 +57,7 @@ def sample(
             "Expected as many images as maps, or one of either, "
             f"got {image.shape[0]} images and {phi.shape[0]} maps."
         )
+    _check_coordinates(phi)
     batch = max(image.shape[0], phi.shape[0])
     grid = (2 * as_float32(phi) - 1).flip(1).movedim(1, -1)  # grid_sample wants [-1, 1], last axis first
     warped = F.grid_sample(
@@ -64,3 +68,14 @@ def sample(
         align_corners=True,
     )
     return warped if mode == "linear" or image.is_floating_point() else warped.to(image.dtype)
+
+
+def _check_coordinates(phi: torch.Tensor) -> None:
+    """Refuse what names no place: torch would read the border there, and its gradient, on a CPU, anywhere."""
+    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # as for ONNX: there are no values
+    if phi.device.type == "cpu" and not traced and not is_finite(as_float32(phi)):
+        wrong = int((~phi.isfinite().all(1)).sum())
+        raise NonFiniteError(
+            f"Expected a map of finite coordinates, got NaN or infinity at {wrong} of {phi[:, 0].numel()} "
+            "points: what computed it has diverged, or was given NaN itself."
+        )

@@ -137,7 +137,8 @@ class RandomCurve:
         values = (1 - weight) * straight + weight * _uniform(size, 0, 1, image, channels, self.control_points)
         position = image.clamp(0, 1).flatten(2) * (self.control_points - 1)
         left = position.floor().clamp(max=self.control_points - 2)
-        low, high = values.gather(2, left.long()), values.gather(2, left.long() + 1)
+        index = left.long().clamp_(0, self.control_points - 2)  # NaN is no index, and stays NaN below
+        low, high = values.gather(2, index), values.gather(2, index + 1)
         return batch | {self.key: torch.lerp(low, high, position - left).reshape(image.shape)}
 
 

@@ -19,7 +19,7 @@ from monai.bundle.workflows import _reject_executable_logging_config
 from torch import nn
 
 from crosswarp.data import load_datalist
-from crosswarp.pipeline.config import REFERENCE, check_ids, read_config
+from crosswarp.pipeline.config import REFERENCE, _arguments, check_ids, read_config
 from tests.cohorts import write_blob_cohort
 
 ROOT = Path(__file__).parents[2]
@@ -220,3 +220,28 @@ def test_a_bundle_has_all_its_files(bundle):
         assert (bundle / file).stat().st_size > 100
     assert (bundle / "scripts").resolve() == ROOT / "crosswarp"
     assert _reject_executable_logging_config(str(bundle / "configs" / "logging.conf"))
+
+
+def components(config: Any, where: str = "") -> Iterator[tuple[str, dict]]:
+    """Every component of a config that is parsed but not evaluated, with its id."""
+    items = (
+        config.items() if isinstance(config, dict) else enumerate(config) if isinstance(config, list) else ()
+    )
+    if isinstance(config, dict) and "_target_" in config:
+        yield where, config
+    for key, value in items:
+        yield from components(value, f"{where}#{key}".lstrip("#"))
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in CONFIGS if path.name in ("train.json", "monai_label.json")], ids=str
+)
+def test_all_that_goes_through_a_network_in_training_follows_the_batch_size(path):
+    """So that volumes which must be trained one by one are also labelled and validated one by one."""
+    found = {
+        where: component.get("batch_size")
+        for where, component in components(read_config(path).get())
+        if component["_target_"] == "DataLoader" or "batch_size" in _arguments(component)
+    }
+    assert set(found.values()) <= {"@batch_size"}
+    assert found or path.parent == ROOT / "configs"

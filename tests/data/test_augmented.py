@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -225,3 +226,19 @@ def test_originals_are_the_labelled_samples_as_they_were(tmp_path):
     assert torch.equal(samples.originals("label"), torch.stack([sample["label"] for sample in labelled]))
     images = torch.stack([sample["image"] for sample in labelled])
     assert torch.equal(samples.originals("image"), images.half())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_network_sees_no_more_than_a_batch_of_pairs_and_files_are_known(tmp_path, batch_size):
+    network, seen = Known(), []
+    network.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    labelled, others = make_samples(2), make_samples(4, labelled=False)
+    for name, samples in (("manual", labelled), ("other", others)):
+        for number, sample in enumerate(samples):
+            sample["image"] = MetaTensor(sample["image"], meta={"filename_or_obj": f"{name}{number}.nii"})
+    samples = AugmentedSamples(str(tmp_path), network, labelled, others, 3, batch_size=batch_size)
+    assert max(seen) == batch_size and sum(seen) == 8
+    assert AugmentedSamples.load(str(tmp_path)).files == samples.files
+    assert samples.files[:2] == ["manual0.nii", "manual1.nii"]
+    for file, pair in zip(samples.files[2:], samples.index, strict=True):
+        assert file == f"manual{pair['moving']}.nii warped onto other{pair['fixed']}.nii"

@@ -144,3 +144,22 @@ def test_a_limit_spreads_fixed_pairs_over_all_samples():
 def test_fixed_pairs_need_two_samples():
     with pytest.raises(ValueError, match="at least two.*got one"):
         FixedPairBatches(numbered(1), ("image",), 1)
+
+
+def test_the_files_of_the_latest_batch_are_known():
+    samples = [
+        {"image": MetaTensor(torch.full((1, 2, 2), float(i)), meta={"filename_or_obj": f"{i}.nii"})}
+        for i in range(5)
+    ]
+    for batches in (RandomBatches(samples, ["image"], 2, 4), RandomPairBatches(samples, ["image"], 2, 4)):
+        for batch in batches:
+            shown = torch.cat(list(batch.values()))
+            assert batches.files(batches.drawn) == [f"{i}.nii" for i in numbers_of({"image": shown}, "image")]
+
+
+def test_without_file_names_there_are_none():
+    batches = RandomBatches(numbered(5), ["image"], 2, 1)
+    next(iter(batches))
+    assert batches.files(batches.drawn) == []
+    samples = [{"image": MetaTensor(torch.zeros(1, 2, 2))}, {"image": torch.zeros(1, 2, 2)}]
+    assert stack_samples(samples, ["image"]).files == []

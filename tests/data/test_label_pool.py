@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.data import MetaTensor
 from torch import nn
 
 from crosswarp.data import label_pool
@@ -45,3 +46,13 @@ def test_either_kind_alone_makes_a_pool():
     images = [{"image": torch.rand(1, 4, 4)}]
     assert len(label_pool([], [{"network": Brighter(0.5), "images": images}])["label"]) == 1
     assert len(label_pool([{"label": torch.zeros(1, 4, 4)}])["label"]) == 1
+
+
+def test_the_files_of_manual_and_predicted_labels_are_known():
+    def read(key, name):
+        return {key: MetaTensor(torch.rand(1, 4, 4), meta={"filename_or_obj": name})}
+
+    images = [read("image", "c.nii"), read("image", "d.nii")]
+    manual = [read("label", "a.nii"), read("label", "b.nii")]
+    pool = label_pool(manual, [{"network": Brighter(0.5), "images": images}])
+    assert pool.files == ["a.nii", "b.nii", "c.nii", "d.nii"]

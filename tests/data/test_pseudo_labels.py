@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.data import MetaTensor
 from torch import nn
 
 from crosswarp.data import PseudoLabels, RandomBatches
@@ -109,3 +112,24 @@ def test_an_image_is_seen_once_as_it_is_once_in_each_view_and_once_with_other_in
     labels = make_labels([blob((16, 12), [0.5, 0.5])] * 5, teacher, num_views=3, batch_size=3)
     labels.update()
     assert images == [3] * 5 + [2] * 5
+
+
+@pytest.mark.parametrize(("batch_size", "passes"), [(1, 5), (2, 3)])
+def test_the_teacher_sees_no_more_than_a_batch_of_images_at_a_time(batch_size, passes):
+    seen = []
+    teacher = Threshold()
+    teacher.register_forward_pre_hook(lambda _, arguments: seen.append(len(arguments[0])))
+    make_labels(torch.rand(5, 1, 8, 8), teacher, batch_size=batch_size, num_views=2).update()
+    assert max(seen) == batch_size and len(seen) == 4 * passes  # as it is, two views, other intensities
+
+
+def test_the_files_of_the_images_of_the_epoch_are_known():
+    images = [
+        MetaTensor(torch.full((1, 8, 8), i / 10), meta={"filename_or_obj": f"{i}.nii"}) for i in range(9)
+    ]
+    labels = make_labels(images, max_images=4)
+    assert labels.files == ["0.nii", "1.nii", "2.nii", "3.nii"]
+    torch.manual_seed(1)
+    labels._start_epoch(SimpleNamespace(state=SimpleNamespace(epoch=0)))
+    assert labels.files == [f"{round(10 * image.max().item())}.nii" for image in labels["image"]]
+    assert labels.files != ["0.nii", "1.nii", "2.nii", "3.nii"]

@@ -164,3 +164,14 @@ def test_lists_of_numbers_take_one_line(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == content
     assert '"a": [1, -2.5, 3e-07]' in text and "\n    [1, 2]" in text
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_not_loaded(tmp_path, bad):
+    weights = nn.Linear(3, 2).state_dict()
+    weights["bias"][1] = bad
+    bundle = write_bundle(tmp_path, LINEAR, weights)
+    with pytest.raises(
+        ValueError, match=rf"{WEIGHTS}: holds NaN or infinity in 1 tensors, such as bias.*lower"
+    ):
+        load_network(bundle)

@@ -8,6 +8,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from crosswarp.finite import NonFiniteError
 from crosswarp.spatial import as_float32, identity_map, sample
 
 SHAPES = [(7, 12), (5, 8, 6)]
@@ -138,3 +139,27 @@ def test_faulty_input_is_named():
         sample(image, torch.rand(1, 3, 4, 4))
     with pytest.raises(ValueError, match="2 images and 3 maps"):
         sample(image, phi.expand(3, -1, -1, -1))
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("padding", ["border", "zeros"])
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize("spatial_shape", SHAPES)
+def test_maps_that_name_no_place_are_refused_with_the_number_of_points(spatial_shape, mode, padding, bad):
+    phi = identity_map(spatial_shape).repeat(2, *[1] * (len(spatial_shape) + 1))
+    phi[0, 1, 2, 3] = bad
+    phi[0, 0, 2, 3] = bad
+    wrong, points = (1, 168) if len(spatial_shape) == 2 else (6, 480)
+    with pytest.raises(NonFiniteError, match=rf"NaN or infinity at {wrong} of {points} points"):
+        sample(torch.rand(2, 1, *spatial_shape), phi.requires_grad_(), mode, padding)
+
+
+@pytest.mark.parametrize("spatial_shape", SHAPES)
+def test_an_image_may_hold_nan_and_a_map_may_lead_far_away(spatial_shape):
+    image = torch.rand(1, 1, *spatial_shape)
+    image[0, 0, 0] = torch.nan
+    phi = (1e30 * torch.ones(1, len(spatial_shape), *spatial_shape)).requires_grad_()
+    warped = sample(image, phi)
+    assert torch.equal(warped, image[..., -1:].flatten()[-1].expand_as(warped))
+    warped.sum().backward()
+    assert phi.grad.eq(0).all()

@@ -271,3 +271,11 @@ def test_styles_are_mixed_per_sample_within_the_range(kind, shape):
     assert 4 < changed.sum() < 26
     still = kind(probability=0.0)({"image": image, "style": style})["image"]
     torch.testing.assert_close(still, image, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 5, 3)])
+def test_curves_leave_nan_where_it_is(shape):
+    image = torch.rand(2, 1, *shape)
+    image[0, 0, 1] = torch.nan
+    curved = RandomCurve(probability=1.0)({"image": image})["image"]
+    assert torch.equal(curved.isnan(), image.isnan())
