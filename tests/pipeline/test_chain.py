@@ -17,7 +17,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 import scripts.engines  # by this name the configs know it
-from crosswarp.errors import plain_input_errors
+from crosswarp.errors import input_error, plain_input_errors
 from crosswarp.pipeline import load_network
 from crosswarp.pipeline.bundle import file_digest
 from crosswarp.pipeline.config import read_config
@@ -236,6 +236,29 @@ def test_a_changed_parameter_trains_its_stage_and_those_after_it(run):
     assert set(aside) == {f"{name}-1" for name in changed}
     assert aside["domain_adaptation-1"].stat().st_mtime_ns == before["domain_adaptation"][2]
     assert read(run / "domain_adaptation" / "configs" / "train.json")["segmentation_learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("stage", "rate"),
+    [
+        ("domain_adaptation", "segmentation_learning_rate"),
+        ("domain_adaptation", "discriminator_learning_rate"),
+        ("multimodal_registration", "learning_rate"),
+    ],
+)
+def test_a_stage_that_diverges_is_not_published_and_trains_again_with_a_lower_rate(run, stage, rate):
+    for _ in range(2):  # the same command again ends alike, and not the process
+        with pytest.raises((RuntimeError, ValueError)) as caught:
+            train(run, **{f"{stage}#{rate}": 1e30, f"{stage}#max_epochs": 6})
+        error = input_error(caught.value)
+        assert isinstance(error, scripts.engines.TrainingError)
+        assert f"Training of {stage} diverged in epoch" in str(error)
+        assert f"Lower {rate} (in the chain --{stage}#{rate})." in str(error)
+        assert not (run / stage / "models" / "model.pt").exists()
+        assert read(run / stage / "manifest.json")["state"] == "running"
+    train(run)
+    assert all(read(run / name / "manifest.json")["state"] == "done" for name in STAGES)
+    assert load_network(run / stage)
 
 
 def test_changed_weights_are_put_right_without_training(run, original):
