@@ -126,9 +126,14 @@ def report(
 
 
 def stage_workflow(
-    stage: str, run_dir: Path, datalist: str | Path, preset: str | None = None, **overrides: Any
+    stage: str,
+    run_dir: Path,
+    datalist: str | Path,
+    preset: str | None = None,
+    initialise: bool = True,
+    **overrides: Any,
 ) -> ConfigWorkflow:
-    """The training workflow of a stage as its bundle declares it, parsed and initialised."""
+    """The training workflow of a stage as its bundle declares it, parsed and, if asked for, initialised."""
     root = ROOT / "bundles" / stage
     files = [root / "configs" / "train.json"]
     if preset not in (None, "default"):
@@ -142,5 +147,6 @@ def stage_workflow(
         **overrides,
     )
     workflow.parser.parse()
-    workflow.initialize()
+    if initialise:
+        workflow.initialize()
     return workflow

@@ -21,8 +21,8 @@ LOOK = "Look at the segmented target images"
 # quantity -> limit of the adapted network's labels; see `AdaptationCheck`
 ADAPTATION_LIMITS: Mapping[str, float] = {
     "present": 0.7,
-    "size_mm": 1.75,
-    "size_fraction": 2.5,
+    "size_mm": 1.4,
+    "size_fraction": 1.6,
     "edges": 0.33,
     "shape_fit": 0.85,
     "stray": 0.1,
@@ -56,10 +56,10 @@ class AdaptationCheck:
         batch_size: images in a pass.
         max_images: most target images to look at, spread evenly.
         limits: of ``present``, a share of the manual labels' share; of ``size_mm`` and ``size_fraction``, the
-            factor by which volume or thickness may differ from theirs; of ``edges``, a share of how far their
-            mean edge rank is above chance; of ``shape_fit``, a share of what they reach among each other; of
-            ``stray`` and ``self_agreement``, the value itself; of ``lost_shape_fit``, what the mean may lose
-            against the start.
+            factor by which thickness, or the root of the volume, may differ from theirs; of ``edges``, a
+            share of how far their mean edge rank is above chance; of ``shape_fit``, a share of what they
+            reach among each other; of ``stray`` and ``self_agreement``, the value itself; of
+            ``lost_shape_fit``, what the mean may lose against the start.
     """
 
     def __init__(
@@ -199,13 +199,14 @@ class AdaptationCheck:
         self, key: str, found: Mapping[str, Tensor], by_hand: Mapping[str, Tensor], in_mm: bool
     ) -> str | None:
         most = self.limits["size_mm" if in_mm else "size_fraction"]
-        ratio = found[key] / by_hand[key]
+        dims = self.target[0]["image"].ndim - 1
+        ratio = (found[key] / by_hand[key]) ** (1 / dims if key == "volume" else 1)
         classes = self._classes(
             (ratio > most) | (ratio < 1 / most), by_hand, lambda number: f"{ratio[number]:.2f}"
         )
         return classes and (
-            f"{key} in {'mm' if in_mm else 'fractions of the image'} differs from that of the manual labels "
-            f"by these factors: {classes}; expected {1 / most:.2f} to {most:g}. {LOOK}, whether another "
+            f"{key} in {'mm' if in_mm else 'fractions of the image'} is not that of the manual labels; "
+            f"factor in length: {classes}; expected {1 / most:.2f} to {most:g}. {LOOK}, whether another "
             "structure was taken for the class: source_augmentation and target_augmentation that scale by "
             "more than people differ invite that"
         )

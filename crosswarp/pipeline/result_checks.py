@@ -21,9 +21,10 @@ Batches = Iterable[Mapping[str, Tensor]]
 Findings = tuple[dict[str, Any], list[str]]
 
 
-def by_class(values: Tensor, names: Sequence[str]) -> dict[str, float]:
-    """One value for each class but the background, rounded, by name."""
-    return {name: round(value, 4) for name, value in zip(names[1:], values.tolist(), strict=True)}
+def by_class(values: Tensor, names: Sequence[str]) -> dict[str, float | None]:
+    """One value for each class but the background, rounded, by name; None for NaN, which JSON has not."""
+    found = zip(names[1:], values.tolist(), strict=True)
+    return {name: None if isnan(value) else round(value, 4) for name, value in found}
 
 
 def listed(values: Mapping[str, str]) -> str:

@@ -229,7 +229,7 @@ def test_a_network_that_got_less_plausible_than_its_start_is_named():
 def test_another_spacing_counts_only_where_it_is_stated():
     good = Answers(lambda x: logits(seen(x)))
     _, warnings = adaptation_check(SIZES[0], spacing=4.0)(good)
-    assert any(each.startswith("volume in mm") and "large 4." in each for each in warnings)
+    assert any(each.startswith("volume in mm") and "large 2.0" in each for each in warnings)
     measured, warnings = adaptation_check(SIZES[0], spacing=4.0, known=False)(good)
     assert warnings == [] and not measured["in_mm"]
 
