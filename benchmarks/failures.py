@@ -21,6 +21,7 @@ from typing import Any
 
 import fire
 import nibabel as nib
+import numpy as np
 import torch
 from common import STAGES, Row, names, report, stage_workflow
 from monai.bundle import ConfigWorkflow
@@ -79,10 +80,13 @@ CASES = {
 def shuffled(datalist: Path, folder: Path) -> Path:
     """The same data, each labelled training image with the label of the third one after it."""
     content = absolute(datalist)
+    (folder / "shuffled").mkdir(parents=True, exist_ok=True)
     records = content["source"]["train_labelled"]
-    labels = [record["label"] for record in records]
+    labels = [nib.load(record["label"]) for record in records]
     for number, record in enumerate(records):
-        record["label"] = labels[(number + 3) % len(labels)]
+        other, own = labels[(number + 3) % len(labels)], labels[number]
+        record["label"] = str(folder / "shuffled" / Path(record["label"]).name)
+        nib.save(nib.Nifti1Image(np.asanyarray(other.dataobj), own.affine, own.header), record["label"])
     return written(content, folder / "shuffled.json")
 
 
@@ -95,7 +99,10 @@ def upside(datalist: Path, folder: Path) -> Path:
             for key in record.keys() & {"image", "label"}:
                 image = nib.load(record[key])
                 record[key] = str(folder / "upside" / f"{key}_{Path(record[key]).name}")
-                nib.save(nib.Nifti1Image(image.dataobj[:, ::-1], image.affine, image.header), record[key])
+                nib.save(
+                    nib.Nifti1Image(np.asanyarray(image.dataobj)[:, ::-1], image.affine, image.header),
+                    record[key],
+                )
     return written(content, folder / "upside.json")
 
 

@@ -6,6 +6,9 @@ import json
 
 import ablation
 import chain
+import failures
+import nibabel as nib
+import numpy as np
 import pairs
 import pytest
 import stages
@@ -134,3 +137,31 @@ def test_epochs_fill_a_budget():
     assert chain.scale_epochs(epochs, probe, 35.0) == {"a": 5, "b": 15}
     assert chain.scale_epochs(epochs, probe, 1.0) == {"a": 1, "b": 1}
     assert chain.preset_epochs("source_segmentation", "demo") == 20
+
+
+def test_failures(tiny):
+    folder, data, _ = tiny
+    for number, stage in enumerate(failures.STAGES, 1):
+        failures.judged(folder / "seed_0", data, stage)
+        row = failures.described(folder / "seed_0", data, stage)
+        manifest = json.loads((folder / "seed_0" / stage / "manifest.json").read_text())
+        assert row["stage"] == number and row["warnings"] == len(manifest["warnings"]) > 0
+        assert 0 <= row["dice"] <= 1 and 0 <= row["start"] <= 1
+
+
+def test_data_of_failures_are_wrong_as_they_say(tiny, tmp_path):
+    _, data, _ = tiny
+
+    def files(path, modality, section, key):
+        records = json.loads(path.read_text())[modality][section]
+        return [np.asanyarray(nib.load(path.parent / record[key]).dataobj) for record in records]
+
+    labels = files(data, "source", "train_labelled", "label")
+    for number, other in enumerate(
+        files(failures.shuffled(data, tmp_path), "source", "train_labelled", "label")
+    ):
+        np.testing.assert_array_equal(other, labels[(number + 3) % len(labels)])
+    for section, key in (("train_unlabelled", "image"), ("test", "image"), ("test", "label")):
+        turned = files(failures.upside(data, tmp_path), "target", section, key)
+        for image, other in zip(files(data, "target", section, key), turned, strict=True):
+            np.testing.assert_array_equal(other, image[:, ::-1])
