@@ -61,7 +61,8 @@ class TrainingGuard:
         Raises:
             TrainingError: naming the step, its terms that are not finite, and its images.
         """
-        losses = {key: value.detach() for key, value in engine.state.output.items() if is_scalar(value)}
+        output: Mapping[str, Any] = engine.state.output  # type: ignore[assignment] # MONAI's trainers give one
+        losses = {key: value.detach() for key, value in output.items() if is_scalar(value)}
         losses |= getattr(getattr(engine, "loss_function", None), "terms", {})
         self._steps[engine.state.iteration] = losses, drawn_images(engine)
         if free_to_read(losses["loss"]):
@@ -147,10 +148,11 @@ def is_scalar(value: Any) -> bool:
 
 def drawn_images(engine: Engine) -> Any:
     """What the engine's batch consists of, without reading anything; :func:`files_of` names it."""
-    loader, batch = engine.state.dataloader, engine.state.batch
+    loader: Any = engine.state.dataloader
+    batch: Any = engine.state.batch
     if hasattr(loader, "drawn"):
         return loader.drawn
-    values = batch.values() if isinstance(batch, Mapping) else ()
+    values = list(batch.values()) if isinstance(batch, Mapping) else []
     return [value.meta.get("filename_or_obj") for value in values if isinstance(value, MetaTensor)]
 
 
@@ -158,7 +160,8 @@ def files_of(engine: Engine, drawn: Any) -> list[str]:
     """The files of :func:`drawn_images`, each once."""
     if drawn is None:
         return []
-    if hasattr(engine.state.dataloader, "files"):
-        return list(dict.fromkeys(engine.state.dataloader.files(drawn)))
+    loader: Any = engine.state.dataloader
+    if hasattr(loader, "files"):
+        return list(dict.fromkeys(loader.files(drawn)))
     names = [name if isinstance(name, list | tuple) else [name] for name in drawn]
     return list(dict.fromkeys(str(file) for each in names for file in each if file))

@@ -26,7 +26,7 @@ def is_narrow(convolution: _ConvNd, size: torch.Size) -> bool:
         return True
     if convolution.padding == "same":  # keeps the size
         return False
-    padding = [0] * len(size) if convolution.padding == "valid" else convolution.padding
+    padding = [0] * len(size) if isinstance(convolution.padding, str) else list(convolution.padding)
     axes = zip(size, convolution.kernel_size, convolution.stride, convolution.dilation, padding, strict=True)
     if isinstance(convolution, _ConvTransposeNd):
         more = convolution.output_padding
@@ -51,7 +51,7 @@ def narrow_in_float32(networks: list[nn.Module]) -> Iterator[None]:
     """
     without: dict[nn.Module, torch.autocast] = {}
 
-    def before(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def before(module: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not torch.is_autocast_enabled("cpu") or not is_narrow(module, arguments[0].shape[2:]):
             return None
         without[module] = torch.autocast("cpu", enabled=False)
