@@ -159,8 +159,6 @@ def check_weights(content: bytes, network: nn.Module) -> None:
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise ValueError(f"of another architecture than in inference.json: {'; '.join(wrong[:5])}{more}")
-    if broken := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
-        raise ValueError(f"not finite: {', '.join(broken)}")
 
 
 def check_tensors(formats: Mapping[str, Any], config: Mapping[str, Any], network: nn.Module) -> None:

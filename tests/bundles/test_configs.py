@@ -238,10 +238,20 @@ def components(config: Any, where: str = "") -> Iterator[tuple[str, dict]]:
 )
 def test_all_that_goes_through_a_network_in_training_follows_the_batch_size(path):
     """So that volumes which must be trained one by one are also labelled and validated one by one."""
+    config = read_config(path)
     found = {
         where: component.get("batch_size")
-        for where, component in components(read_config(path).get())
+        for where, component in components(config.get())
         if component["_target_"] == "DataLoader" or "batch_size" in _arguments(component)
     }
-    assert set(found.values()) <= {"@batch_size"}
+    assert set(found.values()) <= {"@batch_size", "@label_batch_size"}
+    assert config.get("label_batch_size", "@batch_size") == "@batch_size"
     assert found or path.parent == ROOT / "configs"
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, 1), (4, 4), (8, 32), (16, 32)])
+def test_the_demo_labels_many_small_images_at_a_time_unless_few_are_asked_for(batch_size, expected):
+    configs = ROOT / "bundles" / "domain_adaptation" / "configs"
+    parser = read_config(configs / "train.json", configs / "presets" / "demo.json")
+    parser["batch_size"] = batch_size
+    assert parser.get_parsed_content("label_batch_size") == expected

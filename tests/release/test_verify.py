@@ -264,7 +264,7 @@ def compressed(content: bytes) -> bytes:
         ),
         (
             lambda own: saved({key: value * float("nan") for key, value in own.items()}),
-            "model.pt: not finite",
+            "model.pt: holds NaN or infinity",
         ),
     ],
 )
