@@ -34,9 +34,9 @@ def train(datalist: str, run: str, preset: str | None = None, **overrides: Any) 
         overrides: ids of the config, those of a stage as `--<stage>#<id> value`.
     """
     files = [checkout_config("train")]
-    overlay = CHECKOUT / "configs" / "presets" / f"{preset}.json"
-    if overlay.is_file():
-        files.append(overlay)
+    overlays = {path.stem: path for path in (CHECKOUT / "configs" / "presets").glob("*.json")}
+    if preset in overlays:
+        files.append(overlays[preset])
     values = {"datalist": datalist, "run_dir": run, "preset": preset}
     run_config(files, CHECKOUT, values, overrides)
 

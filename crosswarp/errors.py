@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-from .files import printable
+from .wording import printable
 
 
 def input_error(error: BaseException) -> ValueError | OSError | None:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .wording import printable
+
 
 @contextmanager
 def replacing(path: str | Path, suffix: str = "") -> Iterator[Path]:
@@ -40,20 +42,13 @@ def read_bounded(path: str | Path, limit: int, what: str) -> bytes:
         FileNotFoundError: when there is nothing of that name.
         ValueError: for a folder, a device, a pipe, and for more bytes than `limit`.
     """
-    name = str(path)
-    if not os.path.exists(name):
-        raise FileNotFoundError(f"Expected {what} at {printable(name, 500)}: no such file.")
-    if not os.path.isfile(name):
+    name = printable(str(path), 500)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"Expected {what} at {name}: no such file.")
+    if not os.path.isfile(path):
         raise ValueError(f"{name}: expected {what}, got a folder or a device; name a file.")
-    with open(name, "rb") as file:
+    with open(path, "rb") as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"{name}: has more than {limit:,} bytes, too many for {what}; correct the path.")
     return content
-
-
-def printable(value: object, length: int = 80) -> str:
-    """A value in one short line without control characters, for a message."""
-    text = value if isinstance(value, str) else repr(value)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: length + 1])
-    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -9,6 +9,7 @@ from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
 from ..data import Datalist, load_datalist
+from ..data.people import name_key
 from ..metrics import MeasuredImage
 from ..networks import SegmentAndRegister
 from ..pipeline.bundle import load_network
@@ -134,9 +135,12 @@ class TargetLabels(LabelRegistration):
                 f"Expected the labelled modality {self.data.target.name} with {self.data.label_names} in "
                 f"{self.labels}, got {labelled.source.name} with {labelled.label_names}."
             )
-        tested = {record["subject"] for record in self.data.target.test}
+        tests = [self.data.target.test]
+        if self.data.subjects == "shared":
+            tests.append(self.data.source.test)
+        tested = {name_key(record["subject"]) for records in tests for record in records}
         trained = {record["subject"] for record in labelled.source.records("train_labelled", "val")}
-        if both := sorted(tested & trained):
+        if both := sorted(subject for subject in trained if name_key(subject) in tested):
             raise ValueError(f"{self.labels}: trains on subjects of the test: {', '.join(both)}.")
         return None
 

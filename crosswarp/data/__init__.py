@@ -7,6 +7,7 @@ from .datalist import Datalist, DatalistError, Modality, datalist_digest, load_d
 from .knee import write_knee_cohort
 from .label_pool import label_pool
 from .pairs import image_records, pair_records
+from .people import check_people
 from .pseudo_labels import PseudoLabels
 from .readers import AnyFormatReader
 
@@ -21,6 +22,7 @@ __all__ = [
     "RandomBatches",
     "RandomPairBatches",
     "check_datalist",
+    "check_people",
     "datalist_digest",
     "image_records",
     "label_pool",

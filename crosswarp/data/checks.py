@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from monai.data.utils import is_no_channel
 from tqdm import tqdm
 
 from .datalist import Datalist, DatalistError, Modality
+from .landmarks import read_landmarks
+from .people import Appearance, Person, appearances, people_faults
 from .readers import UnfitFileError, read_image
-
-SPLITS = {"train_labelled": "train", "train_unlabelled": "train", "val": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class FileFacts:
         finite: no NaN and no infinity.
         constant: all voxels equal.
         values: the values that occur where all are integers within ±1000 (labels), else None.
+        content: a digest of shape and values, equal for two files of one picture.
     """
 
     shape: tuple[int, ...]
@@ -41,6 +43,7 @@ class FileFacts:
     finite: bool
     constant: bool
     values: tuple[int, ...] | None
+    content: str
 
 
 Facts = Mapping[str, "FileFacts | str"]
@@ -57,8 +60,10 @@ def check_datalist(datalist: Datalist) -> None:
     Raises:
         DatalistError: (a `ValueError`) naming every fault: files missing or unreadable; mixed dimensions;
             wrong number of channels; NaN, infinity or constant images; labels that are not integers, not of a
-            declared class or not on the grid of their image; a subject in two splits; an image listed twice;
-            no labelled image for training or validation, no target image; a class in no training label.
+            declared class or not on the grid of their image; landmarks that cannot be read; a subject in two
+            splits, in whichever modality, or with a name in two spellings; a picture under two subjects or in
+            two splits; an image listed twice; no labelled image for training or validation, no target image;
+            a class in no training label.
     """
     facts = read_facts(files_to_check(datalist))
     if faults := find_faults(datalist, facts):
@@ -100,13 +105,15 @@ def find_faults(datalist: Datalist, facts: Facts) -> list[str]:
         facts: of all `files_to_check`.
     """
     faults = [f"{path}: {reason}" for path, reason in facts.items() if isinstance(reason, str)]
+    faults += people_faults(datalist) + _picture_faults(datalist, facts)
     for modality, labelled in (
         (datalist.source, datalist.source.records()),
         (datalist.target, datalist.target.records("test")),
     ):
-        faults += _split_faults(modality)
+        faults += _repetition_faults(modality)
         for record in modality.records():
             faults += image_faults(record, modality.channels, datalist.spatial_dims, facts)
+            faults += _landmark_faults(record, datalist.spatial_dims)
         for record in labelled:
             faults += label_faults(record, datalist.num_classes, facts)
     faults += _section_faults(datalist)
@@ -125,8 +132,10 @@ def warn_of_missing_spacing(facts: Facts) -> None:
 
 
 def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str:
-    if not Path(path).exists():
+    if not os.path.exists(path):
         return "missing; correct the path or bring the file"
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        return "is a device or a pipe; name an image"
     try:
         array, meta = read_image(path, spacing)
     except UnfitFileError as error:
@@ -144,41 +153,72 @@ def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str
         finite=finite,
         constant=bool(low == high),
         values=values,
+        content=_content_digest(array),
     )
 
 
-def _split_faults(modality: Modality) -> list[str]:
-    splits = defaultdict(set)
-    for section, split in SPLITS.items():
-        for record in modality.records(section):
-            splits[record["subject"]].add(split)
+def _content_digest(array: np.ndarray) -> str:
+    digest = hashlib.sha256(repr(array.shape).encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _repetition_faults(modality: Modality) -> list[str]:
     times = Counter(record["image"] for record in modality.records())
     return [
-        f"{modality.name}: subject {subject!r} is in {' and '.join(sorted(found))}; keep it in one"
-        for subject, found in splits.items()
-        if len(found) > 1
-    ] + [
         f"{image}: listed {count} times in {modality.name}; list it once"
         for image, count in times.items()
         if count > 1
     ]
 
 
+def _picture_faults(datalist: Datalist, facts: Facts) -> list[str]:
+    """Pictures that stand, in several files or modalities, under two subjects or in two splits."""
+    found: dict[str, dict[tuple[str, str], tuple[Person, Appearance]]] = defaultdict(dict)
+    for person, records in appearances(datalist).items():
+        for each in records:
+            image = facts[each.record["image"]]
+            if isinstance(image, FileFacts) and not image.constant:
+                found[image.content][each.modality, each.record["image"]] = person, each
+    faults = []
+    for alike in found.values():
+        (first_person, first), *others = alike.values()
+        for person, other in others:
+            if (person, other.split) != (first_person, first.split):
+                faults.append(
+                    f"{other.record['image']}: subject {other.record['subject']!r} in {other.place} has the "
+                    f"same picture as {first.record['image']}, subject {first.record['subject']!r} in "
+                    f"{first.place}; remove one, or correct the path"
+                )
+    return faults
+
+
+def _landmark_faults(record: Mapping[str, str], spatial_dims: int) -> list[str]:
+    path = record.get("landmarks")
+    if path is None:
+        return []
+    if not os.path.isfile(path):
+        return [f"{path}: missing; correct the path or bring the file"]
+    try:
+        read_landmarks(path, spatial_dims)
+    except (ValueError, OSError) as error:
+        return [str(error).replace("\n- ", " ")]
+    return []
+
+
 def image_faults(record: Mapping[str, str], channels: int, spatial_dims: int, facts: Facts) -> list[str]:
     """What keeps an image from going into a network; nothing for one that could not even be read.
 
     Args:
-        record: `image` and perhaps `landmarks`.
+        record: `image`.
         channels: those of its modality.
         spatial_dims: of the networks, 2 or 3.
         facts: of the image.
     """
     path, image = record["image"], facts[record["image"]]
-    faults = []
-    if "landmarks" in record and not Path(record["landmarks"]).exists():
-        faults.append(f"{record['landmarks']}: missing; correct the path or bring the file")
     if isinstance(image, str):
-        return faults
+        return []
+    faults = []
     if len(image.shape) != spatial_dims:
         found = f"{len(image.shape)}D {image.shape}"
         faults.append(f"{path}: is {found}, the networks are {spatial_dims}D; keep to one")

@@ -10,38 +10,74 @@
      "target": {"name": "xray", "channels": 1, "train_unlabelled": [], "val": [], "test": []}}
 
 Paths are relative to the file. `source` is the modality with the few labels; labels of the target's `val`
-and `test` records are optional and never read in training. What stands *in* the files is checked by
-:func:`~.checks.check_datalist`.
+and `test` records are optional and never read in training. One subject is one person in both modalities,
+unless the datalist says ``"subjects": "per_modality"``. What stands *in* the files, and that no person is in
+two splits, is checked by :func:`~.checks.check_datalist`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files import read_bounded
+from ..wording import did_you_mean, printable, shown
+
+MAX_BYTES = 16 * 2**20
+MAX_VOXELS = 2**28  # of the networks' grid: more than any GPU trains
+MAX_NAME = 200
+MAX_PATH = 1000
 SECTIONS = ("train_labelled", "train_unlabelled", "val", "test")
 FILE_KEYS = ("image", "label", "landmarks")
 RECORD_KEYS = (*FILE_KEYS, "subject")
+MODALITY_KEYS = ("name", "channels", *SECTIONS)
+KEYS = ("name", "spatial_dims", "spatial_size", "labels", "subjects", "source", "target")
+SUBJECTS = ("shared", "per_modality")
+FOLDED = 8  # so many faults of one kind are told one by one
 
 
 class DatalistError(ValueError):
     """Everything that is wrong with a datalist, in one message.
 
+    Of more than eight faults that differ in names and numbers alone, the message gives three and the names of
+    the others' files, as far as a few lines hold them.
+
     Args:
         path: the datalist.
         faults: one line per fault, each naming the record or file and the remedy.
+
+    Attributes:
+        faults: all of them.
     """
 
     def __init__(self, path: Path, faults: Iterable[str]) -> None:
-        self.faults = list(faults)
+        self.faults = list(dict.fromkeys(faults))
         count = f"{len(self.faults)} fault{'s' * (len(self.faults) > 1)}"
-        super().__init__("\n".join([f"{path}: {count} found:", *(f"- {fault}" for fault in self.faults)]))
+        super().__init__("\n".join([f"{printable(str(path), 500)}: {count} found:", *_told(self.faults)]))
+
+
+def _told(faults: Sequence[str]) -> list[str]:
+    """The lines of a message, many faults of one kind folded."""
+    kinds: dict[str, list[str]] = {}
+    for fault in (printable(fault, 600) for fault in faults):
+        kinds.setdefault(re.sub(r"'[^']*'|\([^)]*\)|\S*/\S*|\d+", "", fault), []).append(fault)
+    lines = []
+    for alike in kinds.values():
+        told = alike if len(alike) <= FOLDED else alike[:3]
+        lines += [f"- {fault}" for fault in told]
+        if len(alike) > FOLDED:
+            names = ", ".join(fault.split(": ")[0].rsplit("/", 1)[-1].rstrip(")") for fault in alike[3:])
+            lines.append(f"- and {len(alike) - 3} more of the same kind: {printable(names, 400)}")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -81,6 +117,7 @@ class Datalist:
         label_names: class names in order of label value, background first.
         source: the modality with the few labels.
         target: the modality without.
+        subjects: ``shared`` where equal subjects in both modalities are one person, else ``per_modality``.
     """
 
     name: str
@@ -90,6 +127,7 @@ class Datalist:
     label_names: list[str]
     source: Modality
     target: Modality
+    subjects: str = "shared"
 
     @property
     def num_classes(self) -> int:
@@ -105,16 +143,30 @@ def load_datalist(path: str | Path) -> Datalist:
 
     Raises:
         FileNotFoundError: when there is no such file.
+        ValueError: when it is a folder or has more than 16 MiB.
         DatalistError: (a `ValueError`) when it is not JSON or breaks the schema, naming every fault.
     """
     path = Path(path).absolute()
-    if not path.is_file():
-        raise FileNotFoundError(f"No datalist at {path}. Write one with `python -m crosswarp prepare`.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # also of bad encoding
-        raise DatalistError(path, [f"not a JSON file ({error}); correct it or prepare it anew"]) from error
-    return parse_datalist(content, path)
+        content = read_bounded(path, MAX_BYTES, "a datalist")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error} Write one with `python -m crosswarp prepare`.") from None
+    return parse_datalist(_json(content, path), path)
+
+
+def _json(content: bytes, path: Path) -> Any:
+    """What a JSON file holds, once no key of an object stands in it twice."""
+
+    def without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+            raise ValueError(f"{', '.join(map(shown, twice[:5]))} stands twice in one object")
+        return dict(pairs)
+
+    try:
+        return json.loads(content, object_pairs_hook=without_repetition)
+    except (ValueError, RecursionError) as error:  # ValueError: of bad encoding, too
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise DatalistError(path, [f"not a JSON file ({reason}); correct it or prepare it anew"]) from error
 
 
 def parse_datalist(content: Any, path: Path) -> Datalist:
@@ -148,6 +200,7 @@ def parse_datalist(content: Any, path: Path) -> Datalist:
         spatial_size=content["spatial_size"],
         label_names=[labels[str(value)] for value in range(len(labels))],
         **modalities,
+        subjects=content.get("subjects", "shared"),
     )
 
 
@@ -155,15 +208,22 @@ def schema_faults(content: Any) -> list[str]:
     """What breaks the schema in the content of a datalist, one line per fault; empty when nothing does."""
     if not isinstance(content, dict):
         return [f"expected a JSON object, got {type(content).__name__}"]
-    faults = []
-    if not _is_name(content.get("name")):
-        faults.append(f"name: expected a non-empty string, got {content.get('name')!r}")
+    faults = [
+        f"{shown(key)} is unknown{suggestion}; correct or remove it"
+        for key in content
+        if key not in KEYS and (suggestion := did_you_mean(key, KEYS))  # other keys are the user's own notes
+    ]
+    faults += _name_faults("name", content.get("name"))
     dims, size = content.get("spatial_dims"), content.get("spatial_size")
-    if dims not in (2, 3):
-        faults.append(f"spatial_dims: expected 2 or 3, got {dims!r}")
-    elif not (isinstance(size, list) and len(size) == dims and all(_is_positive_int(n) for n in size)):
-        faults.append(f"spatial_size: expected a list of {dims} positive integers, got {size!r}")
+    if not _is_positive_int(dims) or dims not in (2, 3):
+        faults.append(f"spatial_dims: expected 2 or 3, got {shown(dims)}")
+    elif not (isinstance(size, list) and len(size) == dims and all(map(_is_positive_int, size))):
+        faults.append(f"spatial_size: expected a list of {dims} positive integers, got {shown(size)}")
+    elif math.prod(size) > MAX_VOXELS:
+        faults.append(f"spatial_size: expected a grid that a network can take, got {shown(size)} voxels")
     faults += _label_faults(content.get("labels"))
+    if (subjects := content.get("subjects", "shared")) not in SUBJECTS:
+        faults.append(f"subjects: expected one of {', '.join(SUBJECTS)}, got {shown(subjects)}")
     for key in ("source", "target"):
         faults += _modality_faults(key, content.get(key))
     if not faults and content["source"]["name"] == content["target"]["name"]:
@@ -208,53 +268,73 @@ def _absolute(record: dict[str, str], folder: Path) -> dict[str, str]:
     }
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and value.strip() != ""
-
-
 def _is_positive_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
+def _name_faults(where: str, value: Any) -> list[str]:
+    if not isinstance(value, str) or not value.strip():
+        return [f"{where}: expected a non-empty string, got {shown(value)}"]
+    if len(value) > MAX_NAME or not value.isprintable():
+        return [f"{where}: expected at most {MAX_NAME} printable characters, got {shown(value)}"]
+    return []
+
+
+def path_faults(where: str, value: Any) -> list[str]:
+    """What keeps a value from being the path of a file: one line or none."""
+    if not isinstance(value, str) or not value.strip():
+        return [f"{where}: expected a non-empty string, got {shown(value)}"]
+    if len(value) > MAX_PATH:
+        return [f"{where}: expected at most {MAX_PATH} characters, got {len(value)}: {shown(value, 60)}"]
+    try:
+        parts = os.fsencode(value).split(b"/")
+        possible = b"\0" not in b"".join(parts) and max(map(len, parts)) <= 255
+    except UnicodeEncodeError:
+        possible = False
+    return [] if possible else [f"{where}: no file can have the name {shown(value)}; correct it"]
+
+
 def _label_faults(labels: Any) -> list[str]:
-    if not (isinstance(labels, dict) and len(labels) >= 2 and all(map(_is_name, labels.values()))):
-        return [f'labels: expected {{"0": "background", "1": <name>, ...}}, got {labels!r}']
+    if not isinstance(labels, dict) or len(labels) < 2:
+        return [f'labels: expected {{"0": "background", "1": <name>, ...}}, got {shown(labels)}']
+    unfit = [fault for key, name in labels.items() for fault in _name_faults(f"labels.{shown(key)}", name)]
+    faults = list(unfit)
     expected = [str(value) for value in range(len(labels))]
-    faults = []
     if sorted(labels) != sorted(expected):
         faults.append(
-            f"labels: expected the consecutive values {expected}, got {list(labels)}; renumber them"
+            f"labels: expected the consecutive values {shown(expected)}, got {shown(list(labels))}; "
+            "renumber them"
         )
-    if len(set(labels.values())) < len(labels):
-        faults.append(f"labels: names must differ, got {list(labels.values())}")
+    if not unfit and len(set(labels.values())) < len(labels):
+        faults.append(f"labels: names must differ, got {shown(list(labels.values()))}")
     return faults
 
 
 def _modality_faults(key: str, modality: Any) -> list[str]:
     if not isinstance(modality, dict):
-        return [f"{key}: expected an object with name, channels and records, got {modality!r}"]
-    faults = []
-    if not _is_name(modality.get("name")):
-        faults.append(f"{key}.name: expected a non-empty string, got {modality.get('name')!r}")
+        return [f"{key}: expected an object with name, channels and records, got {shown(modality)}"]
+    faults = _name_faults(f"{key}.name", modality.get("name"))
     if not _is_positive_int(modality.get("channels")):
-        faults.append(f"{key}.channels: expected a positive integer, got {modality.get('channels')!r}")
-    for unknown in modality.keys() - {"name", "channels", *SECTIONS}:
-        faults.append(f"{key}.{unknown}: unknown; expected name, channels or one of {', '.join(SECTIONS)}")
+        faults.append(f"{key}.channels: expected a positive integer, got {shown(modality.get('channels'))}")
+    for unknown in [each for each in modality if each not in MODALITY_KEYS]:
+        suggestion = did_you_mean(unknown, MODALITY_KEYS)
+        expected = f"expected name, channels or one of {', '.join(SECTIONS)}"
+        faults.append(f"{key}.{shown(unknown)[1:-1]}: unknown{suggestion}; {expected}")
     for section in SECTIONS:
         records = modality.get(section, [])
         if not isinstance(records, list):
             faults.append(f"{key}.{section}: expected a list of records, got {type(records).__name__}")
             continue
         for index, record in enumerate(records):
-            image = f" ({record['image']})" if isinstance(record, dict) and "image" in record else ""
-            where = f"{key}.{section}[{index}]{image}"
+            image = record.get("image") if isinstance(record, dict) else None
+            where = f"{key}.{section}[{index}]" + f" ({shown(image)[1:-1]})" * isinstance(image, str)
             faults += [f"{where}: {fault}" for fault in _record_faults(key, section, record)]
     return faults
 
 
 def _record_faults(key: str, section: str, record: Any) -> list[str]:
     if not isinstance(record, dict):
-        return [f"expected an object with image and subject, got {record!r}"]
+        return [f"expected an object with image and subject, got {shown(record)}"]
     labelled = section == "train_labelled" or (key == "source" and section != "train_unlabelled")
     required = ("image", "subject", "label") if labelled else ("image", "subject")
     faults = [f"{name} is missing; add it" for name in required if name not in record]
@@ -263,8 +343,12 @@ def _record_faults(key: str, section: str, record: Any) -> list[str]:
     if section == "train_labelled" and key == "target":
         faults.append("the target has no labels in training; move it to train_unlabelled without its label")
     for name, value in record.items():
-        if name not in RECORD_KEYS:
-            faults.append(f"{name} is unknown; expected one of {', '.join(RECORD_KEYS)}")
-        elif not _is_name(value):
-            faults.append(f"{name}: expected a non-empty string, got {value!r}")
+        if name in FILE_KEYS:
+            faults += path_faults(name, value)
+        elif name == "subject":
+            faults += _name_faults(name, value)
+        else:
+            suggestion = did_you_mean(name, RECORD_KEYS)
+            expected = f"expected one of {', '.join(RECORD_KEYS)}"
+            faults.append(f"{shown(name)[1:-1]} is unknown{suggestion}; {expected}")
     return faults

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import printable
+from ..wording import printable
 from .tables import Table, read_table
 
 AXES = "xyz"

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..files import printable, read_bounded
+from ..files import read_bounded
 from ..spatial.itk_files import Points
+from ..wording import printable
 from .landmarks import AXES, landmark_table
 
 MAX_BYTES = 256 * 2**20

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import printable, read_bounded
+from ..files import read_bounded
+from ..wording import printable
 
 MAX_BYTES = 16 * 2**20
 MAX_CELLS = 10**6

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data import Datalist
 from ..engines import save_atomically
 from ..errors import plain_input_errors
+from ..wording import shown
 from .bundle import (
     DATA_IDS,
     INFERENCE,
@@ -107,10 +108,12 @@ class Chain:
         configs = self.bundles / name / "configs"
         files = [configs / "train.json"]
         if self.preset is not None:
-            files.append(configs / "presets" / f"{self.preset}.json")
-            if not files[-1].is_file():
-                presets = sorted(path.stem for path in files[-1].parent.glob("*.json"))
-                raise FileNotFoundError(f"No preset '{self.preset}' for {name}: expected one of {presets}.")
+            presets = {path.stem: path for path in sorted((configs / "presets").glob("*.json"))}
+            if self.preset not in presets:
+                raise FileNotFoundError(
+                    f"No preset {shown(self.preset)} for {name}: expected one of {list(presets)}."
+                )
+            files.append(presets[self.preset])
         return files
 
     @plain_input_errors()

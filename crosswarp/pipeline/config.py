@@ -14,6 +14,8 @@ from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser
 
+from ..wording import printable
+
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 # what MONAI evaluates or looks up (expressions, references, macros, ids relative to where they stand), and
 # what it spells otherwise
@@ -94,13 +96,15 @@ def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
     """
     known = sorted(_all_ids(parser.get()))
     faults = []
-    for identifier in ids:
+    for identifier in map(str, ids):
         parent, _, name = identifier.rpartition("#")
         arguments = _arguments(parser.get(parent)) if parent else []
-        if identifier in parser or name in arguments or ANY in arguments:
+        if identifier and (identifier in parser or name in arguments or ANY in arguments):
             continue
-        near = difflib.get_close_matches(identifier, [*known, *(f"{parent}#{a}" for a in arguments)], n=3)
-        faults.append(f"'{identifier}'" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
+        candidates = [*known, *(f"{parent}#{a}" for a in arguments)]
+        near = difflib.get_close_matches(identifier[:200], candidates, n=3)
+        suggestion = f" (did you mean {' or '.join(near)}?)" if near else ""
+        faults.append(f"'{printable(identifier)}'{suggestion}")
     if faults:
         raise UnknownIdError(f"{where} has no parameter {', '.join(faults)}.")
 
@@ -127,7 +131,7 @@ def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested overrides as ``{"a#b#c": value}``; ``.`` may stand for ``#``, and a component stays whole."""
     flat: dict[str, Any] = {}
     for key, value in section.items():
-        identifier = f"{prefix}{key.replace('.', '#').replace('::', '#')}"
+        identifier = f"{prefix}{str(key).replace('.', '#').replace('::', '#')}"
         if isinstance(value, Mapping) and value and "_target_" not in value:
             flat |= flatten(value, f"{identifier}#")
         else:

@@ -21,7 +21,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from .. import __version__
-from ..data import Datalist, check_datalist, datalist_digest
+from ..data import Datalist, check_datalist, check_people, datalist_digest
 from ..engines import Checkpoints
 from .bundle import (
     DATA_IDS,
@@ -72,8 +72,7 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
     """
     path = Path(run_dir) / "run.json"
     claimed_before = path.is_file()
-    if not claimed_before:
-        check_datalist(datalist)
+    (check_people if claimed_before else check_datalist)(datalist)
     digest = datalist_digest(datalist)
     if claimed_before:
         claimed = read_json(path)

@@ -20,7 +20,7 @@ import jsonschema
 import torch
 
 from ..errors import reason
-from ..files import printable
+from ..wording import printable
 from .archive import Archive
 from .configs import Configs, check_plain, entries, read_object
 from .networks import MAX_ENTRIES, build, check_tensors, check_weights, limited_tensors

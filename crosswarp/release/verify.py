@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import reason
-from ..files import printable
+from ..wording import printable
 from .archive import Archive
 from .contents import META, MODEL_INFO, SCHEMA, STAGES, Contents, Inspection
 

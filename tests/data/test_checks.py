@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from pathlib import Path
 
@@ -158,14 +159,73 @@ def test_one_fault_of_the_datalist(cohort, case):
     assert message in found[0] and ";" in found[0]
 
 
-def test_the_same_subject_may_be_labelled_and_unlabelled_in_training_and_in_both_modalities(cohort):
+def test_one_subject_may_have_images_of_every_kind_in_one_split(cohort):
     def change(content):
         content["source"]["train_unlabelled"][0]["subject"] = "a"
         content["source"]["train_labelled"][0]["subject"] = "a"
-        content["target"]["test"][0]["subject"] = "a"
+        content["target"]["train_unlabelled"][0]["subject"] = "a"
+        content["source"]["test"][0]["subject"] = content["target"]["test"][0]["subject"] = "b"
 
     edit(cohort, change)
     check_datalist(load_datalist(cohort))
+
+
+def copy_image(cohort: Path, of: str, to: str) -> None:
+    """The same picture, packed otherwise, so that the files differ."""
+    image = nib.load(cohort.parent / of)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), cohort.parent / to)
+
+
+@pytest.mark.parametrize("to", ["images/warmtest0.nii.gz", "images/coldval1.nii.gz"])
+def test_one_picture_under_two_subjects(cohort, to):
+    first, other = "images/warmtrainlabelled1.nii.gz", cohort.parent / to
+    copy_image(cohort, first, to)
+    (found,) = faults(cohort)
+    assert found.startswith(f"{other}: subject {other.name.split('.')[0]!r} in ")
+    assert f"has the same picture as {cohort.parent / first}, subject 'warmtrainlabelled1' in train" in found
+
+
+def test_one_picture_of_one_subject_in_one_split_is_no_fault(cohort):
+    copy_image(cohort, "images/warmtrainlabelled1.nii.gz", "images/warmtrainunlabelled0.nii.gz")
+    edit(cohort, lambda c: c["source"]["train_unlabelled"][0].update(subject="warmtrainlabelled1"))
+    check_datalist(load_datalist(cohort))
+    # where names count per modality, one name in both is two people
+    edit(cohort, lambda c: c.update(subjects="per_modality"))
+    copy_image(cohort, "images/warmtrainlabelled1.nii.gz", "images/coldtrainunlabelled0.nii.gz")
+    edit(cohort, lambda c: c["target"]["train_unlabelled"][0].update(subject="warmtrainlabelled1"))
+    (found,) = faults(cohort)
+    assert "in train of cold has the same picture" in found
+
+
+def test_landmarks_are_read_before_they_are_needed(cohort):
+    points = cohort.parent / "points.csv"
+    edit(cohort, lambda c: c["source"]["test"][1].update(landmarks="points.csv"))
+    points.write_text("name,x,y\na,1,2\nb,one,2\n")
+    (found,) = faults(cohort)
+    assert found.startswith(f"{points}: ") and "\n" not in found
+    points.write_text("name,x,y\na,1,2\n")
+    check_datalist(load_datalist(cohort))
+
+
+def test_a_pipe_is_no_image(cohort):
+    path = cohort.parent / "images/coldval0.nii.gz"
+    path.unlink()
+    os.mkfifo(path)
+    assert faults(cohort) == [f"{path}: is a device or a pipe; name an image"]
+
+
+def test_many_faults_of_one_kind_are_folded_in_the_message_and_whole_in_the_list(cohort):
+    edit(cohort, lambda c: c.update(spatial_dims=3, spatial_size=[32, 32, 32]))
+    with pytest.raises(DatalistError) as raised:
+        check_datalist(load_datalist(cohort))
+    assert len(raised.value.faults) == 19
+    lines = str(raised.value).splitlines()
+    assert lines[0] == f"{cohort}: 19 faults found:"
+    assert lines[1:4] == [f"- {fault}" for fault in raised.value.faults[:3]]
+    assert len(lines) == 5
+    others = [fault.split(": ")[0].split("/")[-1] for fault in raised.value.faults[3:]]
+    assert len(others) == 16
+    assert lines[4].startswith(f"- and 16 more of the same kind: {', '.join(others[:10])}, ")
 
 
 def test_all_faults_are_in_one_message(cohort):

@@ -106,10 +106,75 @@ def test_all_schema_faults_are_named_at_once(cohort):
         assert line in str(raised.value)
 
 
+def source(**values):
+    return lambda content: content["source"].update(values)
+
+
+def first(section: str, **values):
+    return lambda content: content["source"][section][0].update(values)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda content: content.update(spatial_dims=4), "spatial_dims: expected 2 or 3, got 4"),
+        (lambda content: content.update(spatial_dims=2.0), "spatial_dims: expected 2 or 3, got 2.0"),
+        (
+            lambda content: content.update(spatial_size=[24.0, 20]),
+            "expected a list of 2 positive integers, got",
+        ),
+        (
+            lambda content: content.update(spatial_size=[-24, 20]),
+            "expected a list of 2 positive integers, got",
+        ),
+        (lambda content: content.update(spatial_size=[float("nan"), 20]), "integers, got [nan, 20]"),
+        (
+            lambda content: content.update(spatial_size=[10**6, 10**6]),
+            "spatial_size: expected a grid that a network",
+        ),
+        (
+            lambda content: content.update(spatial_size=[]),
+            "spatial_size: expected a list of 2 positive integers",
+        ),
+        (lambda content: content.update(labels={}), "labels: expected {"),
+        (lambda content: content.update(labels={"0": "background"}), "labels: expected {"),
+        (
+            lambda content: content.update(labels={"1": "femur", "2": "tibia"}),
+            "values ['0', '1'], got ['1', '2']",
+        ),
+        (
+            lambda content: content["labels"].update({"1": 7}),
+            "labels.'1': expected a non-empty string, got 7",
+        ),
+        (
+            lambda content: content["labels"].update({"1": "a\nb"}),
+            "labels.'1': expected at most 200 printable",
+        ),
+        (lambda content: content.update(lables={}), "'lables' is unknown (did you mean labels?)"),
+        (lambda content: content.update(subject="x"), "'subject' is unknown (did you mean subjects?)"),
+        (
+            lambda content: content.update(subjects="both"),
+            "subjects: expected one of shared, per_modality, got 'both'",
+        ),
+        (
+            lambda content: content.update(subjects=[]),
+            "subjects: expected one of shared, per_modality, got []",
+        ),
+        (source(tset=[]), "source.tset: unknown (did you mean test?); expected name, channels or one of"),
+        (source(val=None), "source.val: expected a list of records, got NoneType"),
+        (source(name=""), "source.name: expected a non-empty string, got ''"),
+        (source(name="x" * 10**6), "source.name: expected at most 200 printable characters, got 'xxx"),
+        (source(channels=1.0), "source.channels: expected a positive integer, got 1.0"),
+        (source(channels=-1), "source.channels: expected a positive integer, got -1"),
+        (first("val", image=None), "source.val[0]: image: expected a non-empty string, got None"),
+        (first("val", image=["a"]), "source.val[0]: image: expected a non-empty string, got ['a']"),
+        (first("val", image="a\0b"), "source.val[0] (a\\x00b): image: no file can have the name 'a\\x00b'"),
+        (first("val", image="\ud800"), "image: no file can have the name '\\ud800'; correct it"),
+        (first("val", image="x" * 300), "image: no file can have the name 'xxx"),
+        (first("val", image="x/" * 900), "image: expected at most 1000 characters, got 1800: 'x/x/"),
+        (first("val", landmarks={}), "landmarks: expected a non-empty string, got {}"),
+        (first("val", subject="a\x1b[31m"), "subject: expected at most 200 printable characters"),
+        (first("val", imgae="x"), "imgae is unknown (did you mean image?); expected one of image, label"),
         (lambda content: content.update(labels=["background", "bone"]), "labels: expected {"),
         (lambda content: content.update(target=[]), "target: expected an object"),
         (lambda content: content["target"].update(name="warm"), "both named 'warm'"),
@@ -120,6 +185,42 @@ def test_single_schema_faults(cohort, change, message):
         load_datalist(edit(cohort, change))
     assert len(raised.value.faults) == 1
     assert message in raised.value.faults[0]
+    assert str(cohort) in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_a_users_own_notes_and_a_byte_order_mark_do_no_harm(cohort):
+    edit(cohort, lambda content: content.update(comment={"by": "me"}, subjects="per_modality"))
+    cohort.write_bytes(b"\xef\xbb\xbf" + cohort.read_bytes())
+    assert load_datalist(cohort).subjects == "per_modality"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"name": "a", "name": "b"}', "'name' stands twice in one object"),
+        ('{"source": {"val": [], "val": []}}', "'val' stands twice in one object"),
+        ("[" * 10**6, "it is nested too deeply"),
+        ('{"name": ' + "9" * 5000 + "}", "not a JSON file"),
+        ("", "not a JSON file"),
+    ],
+)
+def test_json_that_is_none(tmp_path, text, message):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(DatalistError) as raised:
+        load_datalist(path)
+    assert message in str(raised.value) and str(path) in str(raised.value) and len(str(raised.value)) < 600
+
+
+def test_no_more_is_read_than_a_datalist_has(tmp_path):
+    path = tmp_path / "big.json"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ValueError, match=r"big.json: has more than 16,777,216 bytes"):
+        load_datalist(path)
+    for path in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"{path}: expected a datalist, got a folder or a device"):
+            load_datalist(path)
 
 
 def test_digest_is_of_content_alone(cohort, tmp_path):

@@ -193,15 +193,11 @@ def test_one_labelled_subject_is_not_enough(tree, tmp_path):
     assert sum("no subject found" in fault for fault in raised.value.faults) == 5
 
 
-def test_missing_folders_and_bad_options(tree, tmp_path):
+def test_missing_folders(tree, tmp_path):
     with pytest.raises(FileNotFoundError, match="No folder or CSV file"):
         prepare(tmp_path / "none", tmp_path / "out.json")
     with pytest.raises(FileNotFoundError, match="--source and --target"):
         prepare(tree, tmp_path / "out.json")
-    with pytest.raises(ValueError, match="fractions"):
-        prepare_tree(tree, tmp_path / "out.json", val_fraction=0.5, test_fraction=0.5)
-    with pytest.raises(ValueError, match="dims of 2 or 3"):
-        prepare_tree(tree, tmp_path / "out.json", dims=4)
 
 
 def write_table(path: Path, lines: list[dict[str, str]]) -> Path:
@@ -289,11 +285,151 @@ def test_every_problem_of_a_table_is_named(tables, tmp_path):
         prepare_tree(write_table(tmp_path / "table.csv", lines), tmp_path / "out.json")
     for part in (
         "none.nii.gz: missing",
-        "row 4 of warm: split is 'training'; expected train, train_labelled",
-        "row 5 of warm: subject is empty",
+        "table.csv, row 5: split is 'training' (did you mean train?); expected train, train_labelled",
+        "table.csv, row 6: subject is empty",
         "source.val[0] (flat/images/warmval0.nii.gz): label is missing",
     ):
         assert part in str(raised.value)
+
+
+def test_every_row_is_used_or_named(tables, tmp_path, capsys):
+    lines = [line for line in tables if line["dims"] == "2"]
+    lines[3]["modality"], lines[4]["modality"], lines[5]["modality"] = "wram", "Warm", ""
+    lines[6]["split"], lines[7]["dims"] = "valid", "4"
+    other = [dict(lines[5], modality="ultrasound", subject=f"o{number}") for number in range(3)]
+    with pytest.raises(DatalistError) as raised:
+        prepare_tree(write_table(tmp_path / "table.csv", lines + other), tmp_path / "out.json", dims=2)
+    for part in (
+        "row 5: modality is 'wram' (did you mean warm?); expected warm or cold; correct it, or leave",
+        "row 6: modality is 'Warm' (did you mean warm?)",
+        "row 7: modality is ''; expected warm or cold; correct it",
+        "row 8: split is 'valid' (did you mean val?); expected train, ",
+        "row 9: dims is '4'; expected 2, 3 or nothing",
+    ):
+        assert f"{tmp_path / 'table.csv'}, {part}" in str(raised.value)
+    assert len(raised.value.faults) == 5
+
+
+def test_what_is_left_out_is_said(tables, tmp_path, capsys):
+    flat = [line for line in tables if line["dims"] == "2"]
+    other = [dict(flat[5], modality="ultrasound", subject=f"o{number}") for number in range(3)]
+    near = [dict(flat[5], modality="warmer", subject="w")]
+    declared = [dict(flat[5], split="left_out", subject="l", image="none.nii.gz")]
+    noted = [line | {"age": "7"} for line in tables + other + near + declared]
+    table = write_table(tmp_path / "table.csv", noted)
+    datalist = prepare_tree(table, tmp_path / "out.json", dims=2, leave_out="warmer")
+    assert len(datalist.source.records() + datalist.target.records()) == len(flat)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("not used: ")]
+    assert sorted(said) == [
+        "not used: 1 rows of modality warmer",
+        "not used: 1 rows that the table leaves out",
+        f"not used: {len(tables) - len(flat)} rows of 3 dimensions",
+        "not used: 3 rows of modality ultrasound, neither --source nor --target",
+        "not used: columns age",
+    ]
+
+
+def test_a_misspelt_column_is_a_fault_and_another_one_is_not(tables, tmp_path):
+    lines = [
+        {("lable" if key == "label" else key): value for key, value in line.items()}
+        for line in tables
+        if line["dims"] == "2"
+    ]
+    with pytest.raises(DatalistError, match=r"table.csv: column lable is unknown \(did you mean label\?\)"):
+        prepare_tree(write_table(tmp_path / "table.csv", lines), tmp_path / "out.json")
+
+
+def test_a_table_of_excel_gives_what_the_same_table_of_commas_gives(tables, tmp_path):
+    lines = [dict(line, dims="2.0") for line in tables if line["dims"] == "2"]
+    table = write_table(tmp_path / "table.csv", lines)
+    plain = load_datalist(prepare(table, tmp_path / "a.json", source="warm", target="cold", name="x"))
+    text = table.read_text().replace(",", ";")
+    table.write_bytes(("sep=;\r\n" + text).encode("utf-16"))
+    excel = load_datalist(prepare(table, tmp_path / "b.json", source="warm", target="cold", name="x"))
+    assert (excel.source, excel.target) == (plain.source, plain.target)
+
+
+def test_one_patient_in_both_modalities_is_in_one_split(tree, tmp_path, capsys):
+    for number in range(5):  # the cold people are five of the warm ones
+        for kind in ("images", "labels"):
+            path = tree / f"cold/{kind}/c{number}.nii.gz"
+            if path.exists():
+                path.rename(path.with_name(f"p{number}.nii.gz"))
+    datalist = prepare_tree(tree, tmp_path / "out.json", val_fraction=0.2, test_fraction=0.3)
+    split = {}
+    for modality in (datalist.source, datalist.target):
+        for section in ("train_labelled", "train_unlabelled", "val", "test"):
+            for record in modality.records(section):
+                assert split.setdefault(record["subject"], section[:5]) == section[:5]
+    assert len({person for person, section in split.items() if section == "test"}) == 2
+    assert {"p3", "p4"} == subjects(datalist.target.test)  # those with labels in both
+    assert "5 of 10 people are in both modalities, by name" in capsys.readouterr().out
+    apart = prepare_tree(tree, tmp_path / "apart.json", test_fraction=0.3, subjects="per_modality")
+    assert apart.subjects == "per_modality"
+    assert "are in both modalities" not in capsys.readouterr().out
+
+
+def test_a_given_split_that_contradicts_the_other_modality_is_named(tables, tmp_path):
+    lines = [line for line in tables if line["dims"] == "2"]
+    train = next(line for line in lines if line["split"] == "train_labelled")
+    test = next(line for line in lines if line["split"] == "test" and line["modality"] == "cold")
+    test["subject"] = train["subject"]
+    table = write_table(tmp_path / "table.csv", lines)
+    with pytest.raises(DatalistError, match="is in test of cold and train of warm.*--subjects per_modality"):
+        prepare_tree(table, tmp_path / "out.json")
+    assert prepare_tree(table, tmp_path / "out.json", subjects="per_modality").subjects == "per_modality"
+
+
+def test_folders_that_are_not_read_are_named(tree, tmp_path, capsys):
+    (tree / "warm/labels").rename(tree / "warm/lables")
+    (tree / "hot/images").mkdir(parents=True)
+    with pytest.raises(DatalistError, match=r"warm/lables: is not read \(did you mean labels\?\)"):
+        prepare_tree(tree, tmp_path / "out.json")
+    (tree / "warm/lables").rename(tree / "warm/labels")
+    prepare_tree(tree, tmp_path / "out.json")
+    assert f"not used: folder {tree / 'hot'}" in capsys.readouterr().out
+    (tree / "warm/images/loop.nii.gz").symlink_to(tree / "warm/images/loop.nii.gz")
+    with pytest.raises(DatalistError, match="loop.nii.gz: missing; correct the path"):
+        prepare_tree(tree, tmp_path / "out2.json")
+
+
+OPTIONS = {
+    "pattern": ({"subject_pattern": "("}, "--subject-pattern, got '\\('"),
+    "val": ({"val_fraction": -0.1}, "--val-fraction: expected a number from 0 to 1, got -0.1"),
+    "NaN": ({"test_fraction": float("nan")}, "--test-fraction: expected a number from 0 to 1, got nan"),
+    "words": ({"val_fraction": "many"}, "--val-fraction: expected a number from 0 to 1, got 'many'"),
+    "sum": ({"val_fraction": 0.5, "test_fraction": 0.5}, "fractions that leave a part to train on"),
+    "dims": ({"dims": 4}, "--dims: expected dims of 2 or 3, got 4"),
+    "dims of text": ({"dims": "2"}, "--dims: expected dims of 2 or 3, got '2'"),
+    "seed": ({"seed": -1}, "--seed: expected a whole number from 0 on, got -1"),
+    "subjects": ({"subjects": "shraed"}, r"--subjects: .*got 'shraed' \(did you mean shared\?\)"),
+    "labels": ({"labels": "1:femur,2:tibia"}, "--labels as a JSON object, such as .*got '1:femur,2:tibia'"),
+    "label list": ({"labels": ["femur", "tibia"]}, "--labels as a JSON object"),
+    "label values": ({"labels": {"a": "femur", "2": "tibia"}}, "labels: expected the consecutive values"),
+    "label names": ({"labels": {1: 2, 2: "tibia"}}, "labels.'1': expected a non-empty string, got 2"),
+    "size": ({"spatial_size": 0}, "spatial_size: expected a list of 2 positive integers, got .0, 0."),
+    "sizes": ({"spatial_size": [32]}, "spatial_size: expected a list of 2 positive integers, got .32."),
+    "half a size": ({"spatial_size": 32.5}, "spatial_size: expected a list of 2 positive integers, got .32"),
+    "one modality": ({"target": "warm"}, "--source, --target: expected two modalities, got 'warm' twice"),
+    "no modality": ({"target": "clod"}, r"No folder .*clod/images \(did you mean cold\?\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options_that_cannot_be(tree, tmp_path, case):
+    options, message = OPTIONS[case]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        prepare(tree, tmp_path / "out.json", **{"source": "warm", "target": "cold"} | options)
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_data_are_never_overwritten(tree, tables, tmp_path):
+    table = write_table(tmp_path / "table.csv", tables)
+    before = table.read_bytes()
+    for data, out in ((table, table), (tree, tree), (table, tmp_path)):
+        with pytest.raises(ValueError, match="--out: expected a file to write, got"):
+            prepare_tree(data, out, dims=2, overwrite=True)
+    assert table.read_bytes() == before
 
 
 def test_tables_that_cannot_be_read_as_asked(tables, tmp_path):
@@ -302,6 +438,8 @@ def test_tables_that_cannot_be_read_as_asked(tables, tmp_path):
         prepare_tree(table, tmp_path / "out.json")
     with pytest.raises(ValueError, match="no rows of modality 'mr', found cold, warm"):
         prepare(table, tmp_path / "out.json", source="mr", target="cold")
+    with pytest.raises(ValueError, match=r"no rows of modality 'clod' \(did you mean cold\?\)"):
+        prepare(table, tmp_path / "out.json", source="warm", target="clod")
     with pytest.raises(ValueError, match="expected the columns modality, subject, image; subject missing"):
         prepare(write_table(tmp_path / "bad.csv", [{"modality": "a", "image": "b"}]), tmp_path / "out.json")
 
