@@ -28,6 +28,7 @@ from monai.transforms import Compose, LoadImaged, SaveImage, SpatialResample, al
 from torch import Tensor
 
 from .data.memory import InMemoryReader, alike
+from .data.readers import UnfitFileError
 from .errors import plain_input_errors
 from .networks import SegmentAndRegister
 from .pipeline.bundle import INFERENCE, load_weights
@@ -477,8 +478,11 @@ class _Pipeline:
         loaders = [transform for transform in self.transforms if isinstance(transform, LoadImaged)]
         for loader, (key, reader) in product(loaders, readers.items()):
             if key in loader.keys:
-                with allow_missing_keys_mode(loader):
-                    item |= loader({key: paths.get(key, name or key)}, reader)
+                try:
+                    with allow_missing_keys_mode(loader):
+                        item |= loader({key: paths.get(key, name or key)}, reader)
+                except UnfitFileError as error:
+                    faults.append(str(error))
         for key, modality in zip(images, self.modalities, strict=False):
             faults += self._faults(key, item.get(key), modality)
         if faults:

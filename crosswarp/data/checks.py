@@ -15,6 +15,7 @@ import numpy as np
 from monai.data.utils import is_no_channel
 from tqdm import tqdm
 
+from ..spatial.physical import same_place
 from .datalist import Datalist, DatalistError, Modality
 from .landmarks import read_landmarks
 from .people import Appearance, Person, appearances, people_faults
@@ -30,6 +31,7 @@ class FileFacts:
         channels: number of channels.
         spacing: in mm along the spatial axes; None where the file does not state it.
         affine: indices to mm (RAS), `[D + 1, D + 1]`.
+        place_known: whether the file states where it lies.
         finite: no NaN and no infinity.
         constant: all voxels equal.
         values: the values that occur where all are integers within ±1000 (labels), else None.
@@ -40,6 +42,7 @@ class FileFacts:
     channels: int
     spacing: tuple[float, ...] | None
     affine: np.ndarray
+    place_known: bool
     finite: bool
     constant: bool
     values: tuple[int, ...] | None
@@ -150,6 +153,7 @@ def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str
         channels=1 if is_no_channel(meta["original_channel_dim"]) else array.shape[-1],
         spacing=tuple(meta["spacing"].tolist()) if meta["spacing_known"] else None,
         affine=meta["affine"],
+        place_known=meta["place_known"],
         finite=finite,
         constant=bool(low == high),
         values=values,
@@ -257,19 +261,12 @@ def label_faults(record: Mapping[str, str], num_classes: int, facts: Facts) -> l
     where = f"its image {record['image']}"
     if label.shape != image.shape:
         faults.append(f"{path}: has shape {label.shape}, {where} {image.shape}; resample the label")
-    elif image.spacing and label.spacing and _distance_in_voxels(image, label) > 0.5:
+    elif image.place_known and label.place_known and not same_place(image.affine, label.affine, image.shape):
         faults.append(
             f"{path}: by its header (spacing, direction, origin) lies elsewhere than {where}; "
             "resample the label or copy the image's header"
         )
     return faults
-
-
-def _distance_in_voxels(image: FileFacts, label: FileFacts) -> float:
-    """Largest distance between the two places of a corner of the grid, in voxels of the image."""
-    corners = np.array(list(np.ndindex(*[2] * len(image.shape)))) * (np.array(image.shape) - 1)
-    offsets = np.c_[corners, np.ones(len(corners))] @ (image.affine - label.affine).T
-    return float(np.linalg.norm(offsets, axis=1).max() / min(image.spacing or (1,)))
 
 
 def _section_faults(datalist: Datalist) -> list[str]:

@@ -9,14 +9,13 @@ from typing import Any
 import itk
 import numpy as np
 import torch
-from monai.data import ITKWriter, MetaTensor
+from monai.data import MetaTensor
+from monai.data.utils import to_affine_nd
+from monai.utils import MetaKeys, SpaceKeys
 
+from .itk_images import from_itk, is_itk
 from .readers import AnyFormatReader
-
-
-def is_itk(image: Any) -> bool:
-    """Whether something is an image of ITK, of any pixel type and dimension."""
-    return isinstance(image, itk.DataObject)
+from .stored import Stored
 
 
 class InMemoryReader(AnyFormatReader):
@@ -27,9 +26,10 @@ class InMemoryReader(AnyFormatReader):
     Args:
         image: ``[*spatial]`` or ``[C, *spatial]`` as numpy array, tensor or MetaTensor, whose first spatial
             axis is x, as MONAI and nibabel load it; or an ``itk.Image``, also a slice that ITK keeps as a
-            volume. A MetaTensor's affine leads to mm in RAS. Arrays and tensors without an affine are taken
-            to lie as the networks see images (in 2D x to the left and y to the back, in 3D RAS), with the
-            given spacing, or 1 mm.
+            volume, and one whose region starts elsewhere than at 0. A MetaTensor's affine leads to mm in RAS
+            (or LPS, if its metadata say so). Arrays and tensors without an affine are taken to lie as the
+            networks see images (in 2D x to the left and y to the back, in 3D RAS), with the given spacing,
+            or 1 mm. Numbers may be of any real type, byte order and layout.
         spatial_dims: 2 or 3.
         spacing: in mm, for images that have no affine; see `AnyFormatReader`.
 
@@ -39,36 +39,56 @@ class InMemoryReader(AnyFormatReader):
 
     def __init__(self, image: Any, spatial_dims: int, spacing: float | Sequence[float] | None = None) -> None:
         super().__init__(spacing)
-        self.has_place = is_itk(image) or isinstance(image, MetaTensor)
         if is_itk(image):
-            self.image = image
+            try:
+                self.image = from_itk(image)
+            except RuntimeError as error:  # pixels that have no type in numpy
+                raise ValueError(
+                    f"Expected real numbers at every point, got {type(image).__name__}."
+                ) from error
             return
-        if not isinstance(image, (np.ndarray, torch.Tensor)):
+        array = _real_numbers(image)
+        if array.ndim not in (spatial_dims, spatial_dims + 1):
             raise ValueError(
-                "Expected a path, a numpy array, a tensor, a MetaTensor or an itk.Image, got "
-                f"{type(image).__module__}.{type(image).__qualname__}."
+                f"Expected an array of {spatial_dims} axes, or one more for channels in front, got the "
+                f"shape {list(array.shape)}."
             )
-        if image.ndim not in (spatial_dims, spatial_dims + 1):
-            raise ValueError(
-                f"Expected a {spatial_dims}D image, [*spatial] or [channels, *spatial], got the shape "
-                f"{list(image.shape)}."
-            )
-        if isinstance(image, MetaTensor):
-            affine = image.affine.cpu().numpy()
-        else:
-            affine = np.diag([-1.0, -1.0, 1.0]) if spatial_dims == 2 else np.eye(4)
-        array = torch.as_tensor(image).detach().cpu().float().numpy()
         array = np.moveaxis(array if array.ndim > spatial_dims else array[None], 0, -1)
-        while array.ndim < len(affine):  # a slice with the affine of a volume
-            array = array[..., None, :]
-        scalar = array.shape[-1] == 1
-        self.image = ITKWriter.create_backend_obj(
-            array[..., 0] if scalar else array, channel_dim=None if scalar else -1, affine=affine
-        )
+        placed = isinstance(image, MetaTensor)
+        if placed:
+            affine = to_affine_nd(3, image.affine.detach().cpu().double().numpy())
+            if image.meta.get(MetaKeys.SPACE) == SpaceKeys.LPS:
+                affine = np.diag([-1.0, -1, 1, 1]) @ affine
+        else:
+            affine = np.diag([-1.0, -1, 1, 1]) if spatial_dims == 2 else np.eye(4)
+        several = array.shape[-1] > 1
+        self.image = Stored(array if several else array[..., 0], affine, placed, placed, several)
 
-    def read(self, data: Any, **kwargs: Any) -> tuple[Any, bool, Path]:
-        """The image, whether its spacing is known, and what it is called."""
-        return self.image, self.has_place, Path(str(data[0]))
+    def stored(self, path: Path) -> Stored:
+        """The image."""
+        return self.image
+
+
+def _real_numbers(image: Any) -> np.ndarray:
+    """The values of an array or a tensor, float32."""
+    if not isinstance(image, (np.ndarray, torch.Tensor)):
+        raise ValueError(
+            "Expected a path, a numpy array, a tensor, a MetaTensor or an itk.Image, got "
+            f"{type(image).__module__}.{type(image).__qualname__}."
+        )
+    if isinstance(image, np.ndarray):
+        real = image.dtype.kind in "biuf" and not np.ma.is_masked(image)
+    else:
+        plain = image.layout is torch.strided and not image.is_meta
+        real = plain and not (image.is_complex() or image.is_quantized)
+    if not real:
+        raise ValueError(
+            f"Expected real numbers at every point, got {type(image).__name__} of {image.dtype}: convert it."
+        )
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu().float().numpy()
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused as such
+        return np.ascontiguousarray(image, np.float32).reshape(image.shape)
 
 
 def alike(image: MetaTensor, original: Any) -> Any:
@@ -76,16 +96,17 @@ def alike(image: MetaTensor, original: Any) -> Any:
 
     Args:
         image: ``[C, *spatial]``.
-        original: on the same grid. For an ``itk.Image`` another one comes back, with its origin, spacing and
-            direction; for a MetaTensor one with its affine; for a tensor or an array the same, on the same
-            device; for a path a MetaTensor. A single channel has an axis only where `original` has.
+        original: on the same grid. For an ``itk.Image`` another one comes back, with its origin, spacing,
+            direction and region; for a MetaTensor one with its affine; for a tensor or an array the same, on
+            the same device; for a path a MetaTensor. A single channel has an axis only where `original` has.
     """
     if is_itk(original):
-        array = image.cpu().numpy().reshape(len(image), *itk.size(original))
+        array = image.cpu().numpy().reshape(len(image), *original.GetBufferedRegion().GetSize())
         channels = len(array) > 1
         result = itk.image_from_array(
             np.ascontiguousarray(array.T if channels else array[0].T), is_vector=channels
         )
+        result.SetRegions(original.GetBufferedRegion())
         result.SetOrigin(original.GetOrigin())
         result.SetSpacing(original.GetSpacing())
         result.SetDirection(original.GetDirection())

@@ -26,6 +26,7 @@ from .alignment import apply_affine
 from .maps import displacement, identity_map, invert
 
 Matrix = NDArray[np.float64]
+AXIAL = 60.0  # degrees that a slice may be tilted and still take the directions of the axial plane
 
 
 def lps_affine(affine: ArrayLike, spatial_dims: int) -> Matrix:
@@ -53,10 +54,65 @@ def itk_geometry(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
         ValueError: for an affine that shears, which an ITK image cannot have.
     """
     spacing = np.linalg.norm(matrix[:-1, :-1], axis=0)
-    direction = matrix[:-1, :-1] / spacing
-    if not np.allclose(direction.T @ direction, np.eye(len(spacing)), atol=1e-3):
+    if shears(matrix[:-1, :-1]):
         raise ValueError(f"Expected an affine without shear, as of a scanner, got {matrix.tolist()}.")
-    return matrix[:-1, -1], spacing, direction
+    return matrix[:-1, -1], spacing, matrix[:-1, :-1] / spacing
+
+
+def shears(columns: Matrix, tolerance: float = 1e-3) -> bool:
+    """Whether the axes of an image are not at right angles.
+
+    Args:
+        columns: of its affine, ``[N, D]``, none of them 0.
+        tolerance: of the cosine of an angle, for headers that are rounded.
+    """
+    directions = columns / np.linalg.norm(columns, axis=0)
+    return not np.allclose(directions.T @ directions, np.eye(columns.shape[1]), atol=tolerance)
+
+
+def distance_in_voxels(affine: ArrayLike, other: ArrayLike, spatial_shape: Sequence[int]) -> float:
+    """Return the largest distance between the places that two affines give to a corner of a grid.
+
+    Args:
+        affine: indices to mm, ``[D + 1, D + 1]``; its shortest spacing is the unit.
+        other: another one.
+        spatial_shape: of the grid.
+    """
+    corners = np.array(list(np.ndindex(*[2] * len(spatial_shape)))) * (np.array(spatial_shape) - 1)
+    apart = np.c_[corners, np.ones(len(corners))] @ (np.asarray(affine) - np.asarray(other))[:-1].T
+    unit = np.linalg.norm(np.asarray(affine)[:-1, :-1], axis=0).min()
+    return float(np.linalg.norm(apart, axis=1).max() / unit)
+
+
+def same_place(affine: ArrayLike, other: ArrayLike, spatial_shape: Sequence[int]) -> bool:
+    """Whether two affines lay a grid on one place in space, within half a voxel at every corner."""
+    return distance_in_voxels(affine, other, spatial_shape) <= 0.5
+
+
+def slice_affine(affine: ArrayLike) -> Matrix:
+    """Return the affine of a slice to mm in its own plane, ``[3, 3]``, given that to space, ``[4, 4]``.
+
+    Up to ``AXIAL`` degrees from axial the plane is tilted back about the line in which it meets the axial
+    plane, so that an axial slice keeps its place to the letter, and one that is tilted keeps its orientation,
+    lengths and angles. Nearer to a sagittal or coronal plane the slice is taken as it is stored: its first
+    axis runs to the left, its second to the back. No rule without such a border exists: axial slices turned
+    round by 360 degrees in their plane would have to be carried over into less than that.
+
+    Args:
+        affine: indices to mm in RAS; its first two columns are the axes of the slice, at right angles.
+    """
+    columns, origin = np.asarray(affine, np.float64)[:3, :2], np.asarray(affine, np.float64)[:3, 3]
+    spacing = np.linalg.norm(columns, axis=0)
+    axes = columns / spacing
+    (a, b), (c, d) = axes[:2]
+    if slice_tilt(affine) > AXIAL:
+        turn = -np.eye(2)
+    else:  # the orthogonal matrix nearest to the projection onto the axial plane
+        nearest = axes[:2] + np.sign(a * d - b * c) * np.array([[d, -c], [-b, a]])
+        turn = nearest / np.linalg.norm(nearest[:, 0])
+    result = np.eye(3)
+    result[:2, :2], result[:2, 2] = turn * spacing, turn @ axes.T @ origin
+    return result
 
 
 def place(image: Any, matrix: Matrix) -> None:
@@ -73,6 +129,13 @@ def place(image: Any, matrix: Matrix) -> None:
     image.SetOrigin(origin.tolist())
     image.SetSpacing(spacing.tolist())
     image.SetDirection(itk.matrix_from_array(np.ascontiguousarray(direction)))
+
+
+def slice_tilt(affine: ArrayLike) -> float:
+    """Return the angle between a slice, given its affine ``[4, 4]``, and the axial plane in degrees."""
+    columns = np.asarray(affine, np.float64)[:3, :2]
+    normal = np.cross(*columns.T)
+    return float(np.degrees(np.arctan2(np.hypot(*normal[:2]), abs(normal[2]))))
 
 
 def best_affine(phi: torch.Tensor) -> torch.Tensor:

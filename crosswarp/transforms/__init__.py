@@ -2,11 +2,13 @@
 
 from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
 from .components import count_components, keep_components
+from .partners import LabelOnImaged
 from .registration import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
 from .serving import ServedLabeld
 
 __all__ = [
     "ExtentOfd",
+    "LabelOnImaged",
     "PredictedLabelsd",
     "RandomCurve",
     "RandomField",

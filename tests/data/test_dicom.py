@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from monai.transforms import LoadImage
 
-from crosswarp.data.readers import AnyFormatReader, UnfitFileError
+from crosswarp.data.readers import AnyFormatReader, UnfitFileError, read_image
 
 from .dicom import write_dicom, write_series
 
@@ -124,7 +124,7 @@ def test_a_folder_that_is_no_volume_is_refused(tmp_path, fault, message):
         }
         spoil(folder, **change[fault])
     with pytest.raises(UnfitFileError, match=message):
-        AnyFormatReader().read(folder)
+        read_image(folder)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_folder_that_is_no_volume_is_refused(tmp_path, fault, message):
 )
 def test_colour_and_frames_are_refused(tmp_path, array, bits, message):
     with pytest.raises(UnfitFileError, match=message):
-        AnyFormatReader().read(write_dicom(tmp_path / "a.dcm", array, bits=bits))
+        read_image(write_dicom(tmp_path / "a.dcm", array, bits=bits))
 
 
 def test_a_given_spacing_serves_where_none_is_stated_and_contradicts_none(tmp_path):
@@ -155,3 +155,76 @@ def test_a_given_spacing_serves_where_none_is_stated_and_contradicts_none(tmp_pa
         with pytest.raises(ValueError, match="Expected a spacing in mm, positive, one number or 2"):
             load_raw = AnyFormatReader(spacing=wrong)
             load_raw.get_data(load_raw.read(silent))
+
+
+def lut(first, entries, bits=16):
+    item = pydicom.Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item.ModalityLUTType = "US"
+    if bits == 8:
+        item.add_new("LUTData", "US", [int(entry) for entry in entries])
+    else:
+        item.add_new("LUTData", "OW", np.asarray(entries).astype("<u2").tobytes())
+    return [item]
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("first", [0, 100])
+def test_a_modality_lut_gives_the_values(tmp_path, photometric, first):
+    entries = (
+        4095 - np.arange(4096 - 2 * first)
+    ) * 3  # inverting; what lies beyond its ends has the value there
+    tags = {"ModalityLUTSequence": lut(first, entries), "PhotometricInterpretation": photometric}
+    image = load(write_dicom(tmp_path / "a.dcm", STORED, **tags))
+    expected = entries[np.clip(STORED - first, 0, len(entries) - 1)]
+    expected = 65535 - expected if photometric == "MONOCHROME1" else expected
+    np.testing.assert_array_equal(image[0], expected.T)
+    np.testing.assert_allclose(image.meta["spacing"], SPACING[:2])
+
+
+def test_a_lut_of_bytes(tmp_path):
+    entries = RNG.integers(0, 256, 256)
+    stored = STORED % 256
+    image = load(write_dicom(tmp_path / "a.dcm", stored, bits=8, ModalityLUTSequence=lut(0, entries, 8)))
+    np.testing.assert_array_equal(image[0], entries[stored].T)
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("extended", [False, True])
+def test_signed_values(tmp_path, bits, extended, photometric):
+    values = STORED % 2**bits - 2 ** (bits - 1)
+    stored = values % 2 ** ((8 if bits == 8 else 16) if extended else bits)
+    tags = {"PixelRepresentation": 1, "PhotometricInterpretation": photometric, "RescaleSlope": 2}
+    path = write_dicom(tmp_path / "a.dcm", stored, bits=bits, RescaleIntercept=10, **tags)
+    expected = -1 - values if photometric == "MONOCHROME1" else values
+    np.testing.assert_array_equal(load(path)[0], expected.T * 2 + 10)
+
+
+def test_values_in_the_upper_bits(tmp_path):
+    stored = STORED << 4 | 5  # the lowest are no part of the values
+    np.testing.assert_array_equal(load(write_dicom(tmp_path / "a.dcm", stored, HighBit=15))[0], STORED.T)
+
+
+def test_slices_are_rescaled_each_by_its_own_header(tmp_path):
+    folder = write_series(tmp_path / "series", VOLUME, SPACING, MATRIX)
+    expected = VOLUME.astype(np.float64)
+    for path in folder.iterdir():
+        dataset = pydicom.dcmread(path)
+        k = int(
+            round(np.linalg.norm(np.array(dataset.ImagePositionPatient, float) - MATRIX[:3, 3]) / SPACING[2])
+        )
+        dataset.RescaleSlope, dataset.RescaleIntercept = str(0.25 * (k + 1)), str(-k)
+        dataset.save_as(path)
+        expected[..., k] = VOLUME[..., k] * 0.25 * (k + 1) - k
+    np.testing.assert_allclose(load(folder)[0], expected)
+
+
+@pytest.mark.parametrize("silent", [[0, 0], "", [0.0, 0.3], [-1, -1]])
+def test_a_spacing_that_is_empty_or_zero_hides_none(tmp_path, silent):
+    path = write_dicom(tmp_path / "a.dcm", STORED, None, PixelSpacing=silent, ImagerPixelSpacing=[0.3, 0.2])
+    image = load(path)
+    np.testing.assert_allclose(image.affine, np.diag([-0.2, -0.3, 1]))
+    assert image.meta["spacing_known"]
+    path = write_dicom(tmp_path / "b.dcm", STORED, None, PixelSpacing=silent)
+    assert not load(path).meta["spacing_known"]

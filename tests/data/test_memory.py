@@ -100,3 +100,110 @@ def test_arrays_and_tensors_come_back_with_the_axes_and_the_type_they_came_with(
     placed = MetaTensor(torch.zeros(7, 5), affine=np.diag([2.0, 3, 1]))
     assert alike(one, placed).affine.tolist() == np.diag([2.0, 3, 1]).tolist()
     assert alike(one, "a.nii.gz") is one
+
+
+@pytest.mark.parametrize("size", [(9, 8), (9, 8, 7), (9, 8, 1)])
+def test_a_cropped_itk_image_lies_where_its_region_starts_and_so_does_the_result(size) -> None:
+    whole = itk.image_from_array(np.random.default_rng(0).random(size[::-1]).astype(np.float32))
+    dims = len(size)
+    whole.SetSpacing([0.5, 2.0, 3.0][:dims])
+    whole.SetOrigin([5.0, -7.0, 3.0][:dims])
+    whole.SetDirection(itk.matrix_from_array(np.ascontiguousarray(TURN[:dims, :dims])))
+    crop = itk.ExtractImageFilter[type(whole), type(whole)].New(whole)
+    region = itk.ImageRegion[dims]()
+    region.SetIndex([4, 3, 2 if size[-1] > 1 else 0][:dims])
+    region.SetSize([3, 4, min(5, size[-1])][:dims])
+    crop.SetExtractionRegion(region)
+    crop.SetDirectionCollapseToSubmatrix()
+    image = crop.GetOutput()  # that nobody has computed yet
+    flat = 2 if size[-1] == 1 else dims
+    loaded = load("a", InMemoryReader(image, flat))
+    index = [2, 1, 0][:flat]
+    there = [4 + 2, 3 + 1, 2 if size[-1] > 1 else 0][:dims]
+    assert loaded[0][tuple(index)] == whole.GetPixel(there)
+    place = np.array(whole.TransformIndexToPhysicalPoint(there))[:flat]
+    np.testing.assert_allclose(
+        (loaded.affine.numpy() @ [*index, 1])[:flat], place * [-1, -1, 1][:flat], atol=1e-6
+    )
+    result = alike(loaded, image)
+    assert result.GetLargestPossibleRegion().GetIndex() == region.GetIndex()
+    difference = itk.subtract_image_filter(result, image)  # ITK asks for one place and one region
+    assert not itk.array_from_image(difference).any()
+
+
+BASE = np.random.default_rng(0).integers(0, 99, (8, 8)).astype(np.float32)
+ARRAYS = {
+    "mirrored": BASE[::-1],
+    "turned": np.rot90(BASE),
+    "every other": np.repeat(BASE, 2, 1)[:, ::2],
+    "by columns": np.asfortranarray(BASE),
+    "big-endian": BASE.astype(">f4"),
+    "big-endian integers": BASE.astype(">i2"),
+    "longdouble": BASE.astype(np.longdouble),
+    "half": BASE.astype(np.float16),
+    "read-only": np.frombuffer(BASE.tobytes(), np.float32).reshape(8, 8),
+    "unsigned": BASE.astype(np.uint64),
+    "bool": BASE > 50,
+    "gradient": torch.tensor(BASE, requires_grad=True),
+    "bfloat16": torch.tensor(BASE, dtype=torch.bfloat16),
+    "transposed tensor": torch.tensor(BASE).T,
+    "tensor of bool": torch.tensor(BASE > 50),
+    "MetaTensor with gradient": MetaTensor(torch.tensor(BASE, requires_grad=True)),
+}
+
+
+@pytest.mark.parametrize("case", ARRAYS)
+def test_numbers_of_any_type_byte_order_and_layout_are_taken(case) -> None:
+    array = ARRAYS[case]
+    loaded = load("a", InMemoryReader(array, 2))
+    expected = array.detach().float().numpy() if isinstance(array, torch.Tensor) else array
+    np.testing.assert_array_equal(loaded[0], expected.astype(np.float32))
+    assert loaded.dtype == torch.float32 and not loaded.requires_grad
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.array(3.0),
+        np.array([[None, 1], [2, 3]]),
+        np.array([["a", "b"]]),
+        BASE.astype(np.complex64),
+        np.zeros((2, 2), [("r", "u1"), ("g", "u1")]),
+        np.ma.masked_greater(BASE, 50),
+        torch.zeros(4, 4, dtype=torch.complex64),
+        torch.zeros(4, 4).to_sparse(),
+        torch.zeros(4, 4, device="meta"),
+        torch.tensor(3.0),
+    ],
+)
+def test_what_holds_no_real_numbers_is_refused(image) -> None:
+    with pytest.raises(ValueError, match="Expected (real numbers|an array)"):
+        InMemoryReader(image, 2)
+
+
+@pytest.mark.parametrize(
+    ("affine", "message"),
+    [
+        (np.array([[1, 0.3, 0], [0, 1, 0], [0, 0, 1]]), "shear"),
+        (np.diag([1, 0, 1.0]), "no extent in space"),
+        (np.diag([1, np.nan, 1.0]), "no extent in space"),
+    ],
+)
+def test_affines_that_no_image_can_have_are_refused(affine, message) -> None:
+    with pytest.raises(ValueError, match=f"a: by its header has .*{message}"):
+        load("a", InMemoryReader(MetaTensor(torch.rand(7, 5), affine=affine), 2))
+
+
+def test_an_affine_to_lps_is_one() -> None:
+    image = MetaTensor(torch.rand(7, 5, 4), affine=OBLIQUE, meta={"space": "LPS"})
+    np.testing.assert_allclose(
+        load("a", InMemoryReader(image, 3)).affine, np.diag([-1, -1, 1, 1]) @ OBLIQUE, atol=1e-6
+    )
+
+
+def test_an_itk_image_of_complex_numbers_is_refused() -> None:
+    image = itk.Image[itk.complex[itk.F], 2].New()
+    image.SetRegions([7, 5])
+    image.Allocate()
+    with pytest.raises(ValueError, match="Expected real numbers"):
+        InMemoryReader(image, 2)

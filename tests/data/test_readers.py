@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import itk
 import nibabel as nib
 import numpy as np
 import pytest
-from monai.transforms import LoadImage, LoadImaged
+from monai.transforms import LoadImage, LoadImaged, Orientation
 from PIL import Image
+
+from crosswarp.data.readers import UnfitFileError, read_image
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 9), dtype=np.uint8)  # height 6, width 9
 SAGITTAL = np.array([[0, 0, 4, -38], [0, -2, 0, 112], [-3, 0, 0, 112], [0, 0, 0, 1.0]])
@@ -93,7 +97,8 @@ def test_a_slice_out_of_plane_keeps_its_spacing(tmp_path, shape):
     nib.save(nib.Nifti1Image(PICTURE.T.reshape(shape), SAGITTAL), tmp_path / "slice.nii.gz")
     image = load(tmp_path / "slice.nii.gz")
     np.testing.assert_array_equal(image[0], PICTURE.T)
-    np.testing.assert_array_equal(image.affine, np.diag([-3, -2, 1]))
+    # as stored, x to the left and y to the back; the origin is that of the plane
+    np.testing.assert_array_equal(image.affine, [[-3, 0, 112], [0, -2, 112], [0, 0, 1]])
     np.testing.assert_array_equal(image.pixdim, [3, 2])
 
 
@@ -126,7 +131,7 @@ def test_nothing_else_of_a_dicom_header_is_kept(tmp_path):
     image = load(write_with_itk(tmp_path / "picture.dcm"))
     assert set(image.meta) <= {
         *("affine", "original_affine", "space", "spatial_shape", "original_channel_dim"),
-        *("spacing", "spacing_known", "file_affine", "filename_or_obj"),
+        *("spacing", "spacing_known", "place_known", "file_affine", "filename_or_obj"),
     }
 
 
@@ -139,3 +144,40 @@ def test_a_given_spacing_replaces_that_of_a_screen(tmp_path):
     image = loader(tmp_path / "picture.tif")
     np.testing.assert_allclose(image.affine, np.diag([-0.3, -0.4, 1]), rtol=1e-4)
     np.testing.assert_allclose(image.meta["file_affine"], np.diag([-0.3, -0.4, 1, 1]), rtol=1e-4)
+
+
+@pytest.mark.parametrize("stored", [(1, 1), (-1, 1), (-1, -1)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_slice_that_is_tilted_is_read_as_upright_as_one_that_is_not(tmp_path, stored, axis):
+    orient = Orientation("LP", labels=None)
+    affine = np.diag([*stored, 1, 1.0])
+    affine[:3, 3] = 5, 7, 9
+    arrays = []
+    for degrees in (0, 1, 2.5, 2.6, 30, 45, -2.6, -45):
+        turn = np.eye(4)
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        turn[1 - axis, 1 - axis], turn[1 - axis, 2], turn[2, 1 - axis], turn[2, 2] = c, -s, s, c
+        nib.save(nib.Nifti1Image(PICTURE.T, turn @ affine), tmp_path / "slice.nii")
+        arrays.append(orient(load(tmp_path / "slice.nii")))
+    for array in arrays:
+        np.testing.assert_array_equal(array, arrays[0])
+        np.testing.assert_allclose(array.pixdim, [1, 1], atol=1e-6)
+
+
+def test_a_slice_near_the_border_of_what_is_turned_is_named(tmp_path):
+    for degrees, warned in ((45, False), (58, True), (62, True), (75, False)):
+        c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        affine = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
+        nib.save(nib.Nifti1Image(PICTURE.T, affine), tmp_path / "slice.nii")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            read_image(tmp_path / "slice.nii")
+        messages = [str(each.message) for each in caught]
+        assert any(f"slice.nii: its slice is tilted by {degrees} degrees" in m for m in messages) is warned
+
+
+def test_what_this_reader_refuses_goes_to_no_other(tmp_path):
+    """MONAI would try its own readers in turn, of which one takes complex numbers."""
+    nib.save(nib.Nifti1Image(PICTURE.T.astype(np.complex64), np.eye(4)), tmp_path / "a.nii.gz")
+    with pytest.raises(UnfitFileError, match="a.nii.gz: holds complex numbers"):
+        load(tmp_path / "a.nii.gz")

@@ -85,6 +85,22 @@ def test_labels_of_every_type_are_exact(place, dims, channels, suffix):
             assert found.dtype == wanted.dtype and found.shape == wanted.shape
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_labels_of_other_formats_are_exact(place, suffix, channels):
+    for dtype in TYPES:
+        array = random(dtype, (*SHAPE, channels) if channels > 1 else SHAPE)
+        stored = np.moveaxis(array, -1, 0).T if channels > 1 else array.T
+        sitk.WriteImage(sitk.GetImageFromArray(stored, channels > 1), str(place / f"a{suffix}"))
+        if np.dtype(dtype).itemsize == 8 and np.dtype(dtype).kind != "f" and channels > 1:
+            with pytest.raises(ValueError, match=f"a{suffix} has {channels} channels of u?int64; store"):
+                warped(place, f"a{suffix}", suffix, label=True)
+            continue
+        found = by_sitk(warped(place, f"a{suffix}", suffix, label=True), 3)
+        assert found.dtype == array.dtype
+        np.testing.assert_array_equal(found, moved(array, 3))
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 def test_images_are_interpolated_and_keep_their_type(place, dtype):
     array = random(dtype, SHAPE)
