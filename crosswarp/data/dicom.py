@@ -188,12 +188,12 @@ def _values(path: Path, header: Header) -> np.ndarray:
     stored = ((stored >> shift) - lowest & (1 << bits) - 1) + lowest
     if table:
         values = _looked_up(stored, table[0], header)
-        ends = 0, (1 << int(table[0].LUTDescriptor[2])) - 1
+        total = (1 << int(table[0].LUTDescriptor[2])) - 1.0  # of the lowest and the highest value
     else:
         slope, intercept = float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
         values = stored * slope + intercept
-        ends = lowest * slope + intercept, highest * slope + intercept
-    return sum(ends) - values if turned else values
+        total = (lowest + highest) * slope + 2 * intercept
+    return total - values if turned else values
 
 
 def _stored_words(path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..wording import printable
+from ..wording import printable, shown
 from .tables import Table, read_table
 
 AXES = "xyz"
@@ -74,7 +74,7 @@ def _read(path: str | Path, spatial_dims: int | None) -> tuple[Table, NDArray[np
     axes = AXES[:spatial_dims]
     points = table.numbers(axes)
     faults = {
-        row.number: f"expected {spatial_dims} numbers, got {printable([row.cells[axis] for axis in axes])}"
+        row.number: f"expected {spatial_dims} numbers, got {shown([row.cells[axis] for axis in axes])}"
         for row, point in zip(table.rows, points, strict=True)
         if not np.isfinite(point).all()
     }

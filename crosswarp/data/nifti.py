@@ -11,7 +11,7 @@ import os
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -42,7 +42,7 @@ def read_nifti(path: Path) -> Stored:
     with open(path, "rb") as file:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        with gzip.GzipFile(fileobj=file) if compressed else nullcontext(file) as content:  # type: ignore[attr-defined]
+        with gzip.GzipFile(fileobj=file) if compressed else nullcontext(file) as content:
             header = _header(path, content)
             raw = _voxels(path, header, content, compressed)
     array = apply_read_scaling(raw, *(value or default for value, default in _scaling(header)))
@@ -56,7 +56,7 @@ def read_nifti(path: Path) -> Stored:
     return Stored(array, affine, stated, stated, several)
 
 
-def _header(path: Path, content: BinaryIO) -> Any:
+def _header(path: Path, content: Any) -> Any:
     """A header without faults."""
     start = content.read(max(KINDS))
     found = [(int.from_bytes(start[:4], order), code) for order, code in (("little", "<"), ("big", ">"))]  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ def _header(path: Path, content: BinaryIO) -> Any:
     return header
 
 
-def _voxels(path: Path, header: Any, content: BinaryIO, compressed: bool) -> np.ndarray:
+def _voxels(path: Path, header: Any, content: Any, compressed: bool) -> np.ndarray:
     """Voxels as stored, after all of the file has been read, which checks its checksum."""
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), int(header["vox_offset"])
     size = int(np.prod([int(axis) for axis in shape], dtype=object)) * dtype.itemsize

@@ -212,7 +212,7 @@ def _signs(path: Path, system: object) -> np.ndarray:
     if not isinstance(system, (str, int)) or str(system).upper() not in AXES_TO_LPS:
         raise ValueError(
             f"{path}: expected a coordinate system, LPS or RAS, got "
-            f"{'none' if system is None else printable(system)}; state which one it is."
+            f"{'none' if system is None else printable(str(system))}; state which one it is."
         )
     return np.array(AXES_TO_LPS[str(system).upper()], np.float64)
 

@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from torch import nn
 
 from crosswarp.engines import PreparePairs
+from crosswarp.finite import NonFiniteError
 from crosswarp.metrics import dice_per_class
 from crosswarp.pipeline import AdaptationCheck, RegistrationCheck, SegmentationCheck
 from crosswarp.pipeline.result_checks import best_guess
@@ -123,10 +124,8 @@ def test_a_class_that_loses_and_folds_are_named():
 
 
 def test_maps_that_are_not_numbers_do_not_pass():
-    _, warnings = registration_check(SIZES[0])(
-        Answers(lambda x: torch.full((len(x), 2, *x.shape[2:]), torch.nan))
-    )
-    assert warnings
+    with pytest.raises(NonFiniteError, match="Expected a map of finite coordinates"):
+        registration_check(SIZES[0])(Answers(lambda x: torch.full((len(x), 2, *x.shape[2:]), torch.nan)))
 
 
 def test_the_best_guess_is_the_region_with_the_highest_mean_dice():
