@@ -23,7 +23,7 @@ class LabelOnImaged(MapTransform):
     own header says or leaves out, and however the two are rounded.
 
     Args:
-        keys: labels ``[1, *spatial]``, as :class:`~crosswarp.data.AnyFormatReader` loads them.
+        keys: labels ``[1, *spatial]``, as :class:`~crosswarp.data.readers.AnyFormatReader` loads them.
         image_key: their image, as loaded or transformed since.
         allow_missing_keys: leave out labels that an item lacks.
 
