@@ -96,7 +96,7 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
             "register --moving a.nii --fixed b.nii --models {run} --out out --outputdir b",
             "no parameter 'outputdir' .did you mean output_dir",
         ),
-        ("train --datalist nowhere.json --run new", "No datalist at .*nowhere.json"),
+        ("train --datalist nowhere.json --run new", "Expected a datalist at .*nowhere.json"),
         (
             "evaluate --run {run} --evaluation#batch_sise 3",
             "batch_sise. .did you mean evaluation#batch_size",

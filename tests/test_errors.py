@@ -60,7 +60,7 @@ def test_the_reason_is_what_the_library_says_not_what_made_it_say_so() -> None:
 @pytest.mark.parametrize(
     ("options", "ending"),
     [
-        (["--datalist", "nowhere.json"], "\nerror: No datalist at "),
+        (["--datalist", "nowhere.json"], "\nerror: Expected a datalist at "),
         (["--device", "$1 + None"], "Traceback"),
     ],
 )
