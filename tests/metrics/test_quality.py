@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from crosswarp.finite import NonFiniteError
 from crosswarp.metrics.quality import image_atypicality, judge, pair_quality
 from crosswarp.metrics.typicality import appearance_features, learn_statistics, shape_features
 from crosswarp.spatial import identity_map, sample
@@ -87,8 +88,11 @@ def test_folds_are_flagged_and_limits_can_be_left_out():
 
 def test_what_could_not_be_computed_has_failed():
     size, phi = (16, 16), identity_map((16, 16))
-    nothing = torch.full_like(phi, torch.nan)
-    quality = pair_quality(phi, nothing, disc(size, 0.5), disc(size, 0.5), *[image_of(size, 1.0)] * 2)
+    images = [image_of(size, 1.0)] * 2
+    with pytest.raises(NonFiniteError, match="Expected a map of finite coordinates"):
+        pair_quality(phi, torch.full_like(phi, torch.nan), disc(size, 0.5), disc(size, 0.5), *images)
+    quality = pair_quality(phi, phi, disc(size, 0.5), disc(size, 0.5), *images)
+    quality["inverse_error_percent"] = float("nan")
     assert judge(quality) == ("failed", ["error of the inverse in percent of the diagonal: nan > 5"])
 
 
