@@ -8,6 +8,7 @@ from pathlib import Path
 import itk
 import numpy as np
 import pydicom
+from pydicom.dataelem import RawDataElement
 
 from .itk_images import itk_values
 from .stored import Stored, UnfitFileError, check_size
@@ -20,6 +21,8 @@ TAGS = (
     *("ImagePositionPatient", "ImageOrientationPatient"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
 )
+PIXELS = (0x7FE0, 0x0010)
+UNDEFINED = 0xFFFFFFFF  # the length of what has an end mark instead
 SPACINGS = (
     "PixelSpacing",
     "ImagerPixelSpacing",
@@ -29,7 +32,22 @@ Header = pydicom.Dataset
 
 
 def dicom_header(path: str | Path) -> Header | None:
-    """What is needed of a DICOM file's header; None for other files."""
+    """What is needed of a DICOM file's header; None for other files.
+
+    GDCM is not asked about files with the mark of DICOM: where an element claims more than there is, it
+    makes room for all of it, up to 4 GiB.
+
+    Raises:
+        UnfitFileError: for a file that ends before one of its elements does.
+    """
+    with open(path, "rb") as file:
+        marked = file.read(132)[128:] == b"DICM"
+    if marked:
+        whole = pydicom.dcmread(path)
+        if _ends_early(whole):
+            raise UnfitFileError(f"{path}: unreadable as an image, it ends within an element; bring it anew")
+        whole.pop(PIXELS, None)
+        return whole
     if not itk.GDCMImageIO.New().CanReadFile(str(path)):
         return None
     return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(TAGS))
@@ -68,11 +86,13 @@ def read_series(folder: Path) -> Stored:
 
 
 def check_frame(path: str | Path, header: Header) -> None:
-    """Refuse DICOM in colour or of several frames, and what is too large.
+    """Refuse DICOM without an image, in colour or of several frames, and what is too large.
 
     Raises:
         UnfitFileError: saying which.
     """
+    if not (header.get("Rows") and header.get("Columns")):
+        raise UnfitFileError(f"{path}: unreadable as an image, it is DICOM without one; repair or convert it")
     frames, samples = (int(header.get(key) or 1) for key in ("NumberOfFrames", "SamplesPerPixel"))
     photometric = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
     if frames > 1:
@@ -81,7 +101,7 @@ def check_frame(path: str | Path, header: Header) -> None:
         )
     if samples > 1 or "MONOCHROME" not in photometric:
         raise UnfitFileError(f"{path}: is a colour DICOM ({photometric}); convert it to grey values")
-    check_size(path, int(header.get("Rows") or 0) * int(header.get("Columns") or 0) * 4)
+    check_size(path, int(header.Rows) * int(header.Columns) * 4)
 
 
 def pixel_spacing(header: Header) -> list[float] | None:
@@ -157,6 +177,17 @@ def _stack_faults(headers: list[Header], position: np.ndarray, orientation: np.n
     if np.linalg.norm(beside, axis=1).max() > spacing.min() / 2:
         faults.append("a shift in plane, as of a tilted gantry")
     return faults
+
+
+def _ends_early(whole: pydicom.Dataset) -> bool:
+    """Whether an element claims more bytes than there were."""
+    raw = [
+        each
+        for part in (whole.file_meta, whole)
+        for each in part.values()
+        if isinstance(each, RawDataElement)
+    ]
+    return any(each.length != UNDEFINED and len(each.value or b"") < each.length for each in raw)
 
 
 def _place(path: Path, spacing: list[float] | None) -> np.ndarray:

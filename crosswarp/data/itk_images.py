@@ -56,6 +56,9 @@ def read_itk(path: Path) -> Stored:
         UnfitFileError: for other files, complex numbers, more voxels than may be read, and bodies that are
             shorter or longer than the header states, or damaged where the format can tell.
     """
+    suffix = path.suffix.lower()
+    if suffix in META:
+        _check_axes(path)
     image_io = itk.ImageIOFactory.CreateImageIO(str(path), itk.CommonEnums.IOFileMode_ReadMode)
     if image_io is None:
         raise UnfitFileError(
@@ -70,7 +73,6 @@ def read_itk(path: Path) -> Stored:
         )
     size = int(image_io.GetImageSizeInBytes())
     check_size(path, size)
-    suffix = path.suffix.lower()
     placed = False
     if suffix in META + NRRD:
         placed = check_meta(path, size) if suffix in META else check_nrrd(path, size)
@@ -114,6 +116,18 @@ def check_meta(path: Path, size: int) -> bool:
                 compressed = fields.get("compresseddata", "").lower() == "true"
                 _check_length(path, body, start, size, zlib.MAX_WBITS if compressed else None)
     return {"transformmatrix", "rotation", "orientation"} & fields.keys() != set()
+
+
+def _check_axes(path: Path) -> None:
+    """Refuse a MetaImage of dimensions that ITK would believe and fail of."""
+    with open(path, "rb") as file:
+        fields = _fields(file, b"=", b"elementdatafile")
+    dims, sizes = fields.get("ndims", ""), fields.get("dimsize", "").split()
+    if not (dims in tuple("123456") and len(sizes) == int(dims)):
+        raise UnfitFileError(
+            f"{path}: unreadable as an image, its header has {dims[:9] or 'no'} dimensions of {len(sizes)} "
+            "sizes; repair or convert it"
+        )
 
 
 def check_nrrd(path: Path, size: int) -> bool:

@@ -228,3 +228,24 @@ def test_a_spacing_that_is_empty_or_zero_hides_none(tmp_path, silent):
     assert image.meta["spacing_known"]
     path = write_dicom(tmp_path / "b.dcm", STORED, None, PixelSpacing=silent)
     assert not load(path).meta["spacing_known"]
+
+
+def test_an_element_that_claims_more_than_there_is_is_refused_before_room_is_made_for_it(tmp_path):
+    path = write_dicom(tmp_path / "a.dcm", STORED, PatientComments="knee")
+    content = path.read_bytes()
+    place = content.index(b"LT\x04\x00knee")
+    # the same element with a length of four bytes, almost 2 GiB
+    path.write_bytes(content[:place] + b"UT\x00\x00\xf0\xff\xff\x7f" + content[place + 4 :])
+    with pytest.raises(UnfitFileError, match="a.dcm: unreadable as an image, it ends within an element"):
+        read_image(path)
+
+
+def test_dicom_without_an_image_is_refused_and_passed_over_in_a_folder(tmp_path):
+    folder = write_series(tmp_path / "series", VOLUME, SPACING, MATRIX)
+    dataset = pydicom.dcmread(next(folder.iterdir()))
+    for name in ("Rows", "Columns", "PixelData"):
+        delattr(dataset, name)
+    dataset.save_as(folder / "report.dcm")
+    np.testing.assert_array_equal(load(folder)[0], VOLUME)
+    with pytest.raises(UnfitFileError, match="report.dcm: unreadable as an image, it is DICOM without one"):
+        read_image(folder / "report.dcm")

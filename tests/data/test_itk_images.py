@@ -107,3 +107,18 @@ def test_axes_that_are_not_at_right_angles_are_refused(tmp_path):
     (tmp_path / "a.nrrd").write_bytes(head.encode() + VOLUME.tobytes("F"))
     with pytest.raises(UnfitFileError, match=r"a.nrrd: by its header has axes .*\(shear\)"):
         read_image(tmp_path / "a.nrrd")
+
+
+@pytest.mark.parametrize("dims", ["9999999", "-1", "", "4", "nan"])
+def test_metaimages_of_dimensions_that_cannot_be_are_refused(tmp_path, dims):
+    itk.imwrite(itk.image_from_array(VOLUME.T.copy()), str(tmp_path / "a.mha"))
+    content = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(content.replace(b"NDims = 3", f"NDims = {dims}".encode()))
+    with pytest.raises(UnfitFileError, match="a.mha: unreadable as an image, its header has .* of 3 sizes"):
+        read_image(tmp_path / "a.mha")
+
+
+def test_a_picture_with_transparency_is_refused(tmp_path):
+    Image.fromarray(PICTURE).convert("LA").save(tmp_path / "a.png")
+    with pytest.raises(UnfitFileError, match="a.png: has two values at each voxel; store one"):
+        read_image(tmp_path / "a.png")
