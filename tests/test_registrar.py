@@ -255,6 +255,29 @@ def test_all_faults_of_both_images_are_named(run: Path) -> None:
         trained.segment(np.zeros((9,) * dims), "mr")
 
 
+def test_files_that_cannot_be_read_are_named_before_anything_is_computed(run: Path, tmp_path: Path) -> None:
+    trained = crosswarp.load(run)
+    sound = run.parent / "data" / "images" / "warmtest0.nii.gz"
+    content = bytearray(sound.read_bytes())
+    content[-20] ^= 8
+    (tmp_path / "spoilt.nii.gz").write_bytes(content)
+    image = nib.load(sound)
+    shear = np.eye(4)
+    shear[0, 1] = 0.2
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine @ shear), tmp_path / "sheared.nii.gz")
+    with pytest.raises(ValueError) as caught:
+        trained.register(tmp_path / "spoilt.nii.gz", tmp_path / "sheared.nii.gz")
+    for words in (
+        "spoilt.nii.gz: unreadable as an image",
+        "sheared.nii.gz: by its header has axes that are not",
+    ):
+        assert words in str(caught.value)
+    assert len(str(caught.value)) < 1200
+    array, dims = np.random.default_rng(0).random((9,) * trained.spatial_dims), trained.spatial_dims
+    with pytest.raises(ValueError, match=r"moving: by its header has axes .*\(shear\)"):
+        trained.register(MetaTensor(array, affine=shear[np.ix_([*range(dims), 3], [*range(dims), 3])]), array)
+
+
 def test_overrides_reach_the_config(run: Path) -> None:
     image = np.random.default_rng(0).normal(size=(20, 18, 16)[: crosswarp.load(run).spatial_dims])
     assert crosswarp.load(run).register(image, image).verdict == "failed"
