@@ -20,9 +20,9 @@ sys.path.insert(0, str(ROOT))  # `crosswarp` and its other name, `scripts`
 import torch  # noqa: E402
 from monai.bundle import ConfigWorkflow  # noqa: E402
 
-from crosswarp.pipeline.chain import git_commit  # noqa: E402
-from crosswarp.pipeline.config import verbatim  # noqa: E402
-from crosswarp.pipeline.stage import package_versions  # noqa: E402
+from crosswarp.runs.chain import git_commit  # noqa: E402
+from crosswarp.runs.config import verbatim  # noqa: E402
+from crosswarp.runs.stage import package_versions  # noqa: E402
 
 STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
 

@@ -28,8 +28,8 @@ from monai.bundle import ConfigWorkflow
 
 from crosswarp.data import load_datalist, write_knee_cohort
 from crosswarp.metrics import dice_per_class
-from crosswarp.pipeline import load_network
-from crosswarp.pipeline.stage import CHECK
+from crosswarp.runs import load_network
+from crosswarp.runs.stage import CHECK
 
 WIDE = {"rotation": 35, "scaling": 0.5, "shift": 0.15}
 

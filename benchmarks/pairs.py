@@ -27,8 +27,8 @@ from plain import registration_loss
 from stages import prepare
 from torch import Tensor
 
-from crosswarp.pipeline.bundle import INFERENCE, load_network
-from crosswarp.pipeline.config import read_config
+from crosswarp.runs.bundle import INFERENCE, load_network
+from crosswarp.runs.config import read_config
 from crosswarp.spatial import identity_map
 
 

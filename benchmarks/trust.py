@@ -23,10 +23,10 @@ import torch
 from common import Row, print_table, report
 from scipy.ndimage import zoom
 
-from crosswarp.metrics.quality import image_atypicality, judge, pair_quality
-from crosswarp.pipeline.bundle import INFERENCE, load_network
-from crosswarp.pipeline.config import read_config
-from crosswarp.pipeline.evaluation import data_of_run
+from crosswarp.inference.quality import image_atypicality, judge, pair_quality
+from crosswarp.runs.bundle import INFERENCE, load_network
+from crosswarp.runs.chain import data_of_run
+from crosswarp.runs.config import read_config
 from crosswarp.spatial.itk_files import transform_points
 from crosswarp.spatial.physical import itk_transforms, lps_affine
 

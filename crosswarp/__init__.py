@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .errors import end_with_message, is_monais_command_line
 
 if TYPE_CHECKING:
-    from .registrar import load
+    from .inference.registrar import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
@@ -21,6 +21,6 @@ def __getattr__(name: str) -> Any:
     """Import `load` when it is asked for: it needs torch, MONAI and ITK, and the version does not."""
     if name != "load":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .registrar import load
+    from .inference.registrar import load
 
     return load

@@ -11,15 +11,15 @@ from typing import Any
 import fire
 from monai.bundle import run as run_bundle
 
-from .arguments import Arguments
+from .commands.arguments import Arguments
+from .commands.prepare import prepare
+from .commands.warp import warp
 from .data.knee import write_knee_cohort
-from .data.prepare import prepare
-from .data.warping import warp
 from .errors import input_error, message, plain_input_errors
-from .pipeline.bundle import INFERENCE, WEIGHTS
-from .pipeline.config import check_ids, read_config, verbatim
 from .release.package import package
 from .release.verify import verify
+from .runs.bundle import INFERENCE, WEIGHTS
+from .runs.config import check_ids, read_config, verbatim
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 

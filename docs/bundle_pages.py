@@ -15,7 +15,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 from crosswarp.files import replacing
-from crosswarp.pipeline.config import read_config
+from crosswarp.runs.config import read_config
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "reference" / "_bundles"

@@ -22,8 +22,8 @@ from matplotlib.patches import FancyBboxPatch
 
 from crosswarp import load
 from crosswarp.data.knee import write_knee_cohort
+from crosswarp.inference.registrar import Registrar
 from crosswarp.metrics import dice_per_class, warp_labels
-from crosswarp.registrar import Registrar
 from crosswarp.report.figures import checkerboard, grid, overlay
 from crosswarp.spatial import resize_map
 

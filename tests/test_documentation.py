@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from crosswarp.__main__ import COMMANDS
-from crosswarp.pipeline.config import check_ids, read_config
+from crosswarp.runs.config import check_ids, read_config
 
 from .cohorts import write_blob_cohort
 from .trained_run import STAGES, write_trained_run

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from crosswarp.data import Datalist, load_datalist
-from crosswarp.engines import save_atomically
-from crosswarp.pipeline import Chain
-from crosswarp.pipeline.bundle import INFERENCE, WEIGHTS, file_digest, write_inference_config, write_json
-from crosswarp.pipeline.config import read_config
-from crosswarp.pipeline.stage import claim_run
+from crosswarp.runs import Chain
+from crosswarp.runs.bundle import INFERENCE, WEIGHTS, file_digest, write_inference_config, write_json
+from crosswarp.runs.config import read_config
+from crosswarp.runs.stage import claim_run
+from crosswarp.training import save_atomically
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")

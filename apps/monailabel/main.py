@@ -112,7 +112,7 @@ def verbatim(bundle: str, value: Any) -> Any:
     sys.path.insert(0, bundle)
     unload_module("scripts")
     try:
-        return importlib.import_module("scripts.pipeline.config").verbatim(value)
+        return importlib.import_module("scripts.runs.config").verbatim(value)
     finally:
         sys.path.remove(bundle)
 

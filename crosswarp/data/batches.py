@@ -3,7 +3,7 @@
 A batch is a dictionary of plain tensors ``[B, C, *spatial]``. Samples are stacked once; after that a batch
 costs one index and one copy to the device, so that small networks are not kept waiting by per-sample Python.
 Random numbers come from torch's global generator and are first drawn when iteration starts: seeding at the
-start of an epoch (``engines.SeedEpochs``) therefore fixes all that the epoch sees.
+start of an epoch (``training.SeedEpochs``) therefore fixes all that the epoch sees.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Overlap of label maps, quality of deformations, and the tables made of them."""
+"""Measures of labels, images and maps, and what can be said of many of them."""
 
 from __future__ import annotations
 

@@ -48,23 +48,12 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
     "torch.optim": (optim.Optimizer, optim.lr_scheduler.LRScheduler, nn.Module),
     **{
         f"scripts.{package}": (object,)
-        for package in (
-            "baselines",
-            "data",
-            "engines",
-            "losses",
-            "metrics",
-            "networks",
-            "report",
-            "transforms",
-        )
+        for package in ("data", "evaluation.baselines", "losses", "metrics", "networks", "training")
     },
-    "scripts.pipeline.adaptation_check.AdaptationCheck": (object,),
-    "scripts.pipeline.chain.Chain": (object,),
-    "scripts.pipeline.evaluation.Evaluation": (object,),
-    "scripts.pipeline.result_checks.RegistrationCheck": (object,),
-    "scripts.pipeline.result_checks.SegmentationCheck": (object,),
-    "scripts.pipeline.stage.Stage": (object,),
+    **{f"scripts.inference.{module}": (object,) for module in ("save_quality", "serving", "transforms")},
+    "scripts.runs.chain.Chain": (object,),
+    "scripts.evaluation.evaluation.Evaluation": (object,),
+    "scripts.runs.stage.Stage": (object,),
 }
 
 # of these packages, what calls by name or with any arguments, talks to a server, or waits
@@ -86,23 +75,23 @@ FUNCTIONS = {
     *("monai.data.decathlon_datalist.load_decathlon_datalist", "monai.data.utils.list_data_collate"),
     *("monai.data.utils.pad_list_data_collate", "monai.handlers.utils.from_engine"),
     *("monai.utils.misc.first", "monai.utils.misc.set_determinism"),
-    *("scripts.data.augmented.AugmentedSamples.load", "scripts.data.datalist.load_datalist"),
-    *("scripts.data.label_pool.label_pool", "scripts.data.pairs.image_records"),
-    *("scripts.data.pairs.pair_records", "scripts.results.named_result"),
-    "scripts.engines.handlers.save_atomically",
-    *("scripts.pipeline.bundle.check_data_fit", "scripts.pipeline.bundle.load_network"),
-    *("scripts.pipeline.bundle.start_from", "scripts.pipeline.config.read_config"),
-    *("scripts.pipeline.evaluation.data_of_run", "scripts.pipeline.evaluation.evaluated_records"),
+    *("scripts.training.augmented.AugmentedSamples.load", "scripts.data.datalist.load_datalist"),
+    *("scripts.training.label_pool.label_pool", "scripts.inference.pairs.image_records"),
+    *("scripts.inference.pairs.pair_records", "scripts.inference.results.named_result"),
+    "scripts.training.handlers.save_atomically",
+    *("scripts.runs.bundle.check_data_fit", "scripts.runs.bundle.load_network"),
+    *("scripts.runs.bundle.start_from", "scripts.runs.config.read_config"),
+    *("scripts.runs.chain.data_of_run", "scripts.evaluation.evaluation.evaluated_records"),
 }
 # which of their arguments are places of what is run or written, by position
 PATHS: dict[str, tuple[int, ...]] = {
     "glob.glob": (0,),
-    "scripts.data.augmented.AugmentedSamples.load": (0,),
-    "scripts.engines.handlers.save_atomically": (1,),
-    "scripts.pipeline.bundle.check_data_fit": (0,),
-    "scripts.pipeline.bundle.load_network": (0,),
-    "scripts.pipeline.config.read_config": (0,),
-    "scripts.pipeline.evaluation.data_of_run": (0,),
+    "scripts.training.augmented.AugmentedSamples.load": (0,),
+    "scripts.training.handlers.save_atomically": (1,),
+    "scripts.runs.bundle.check_data_fit": (0,),
+    "scripts.runs.bundle.load_network": (0,),
+    "scripts.runs.config.read_config": (0,),
+    "scripts.runs.chain.data_of_run": (0,),
 }
 # the only packages that are looked into, so that a name imports nothing else
 PACKAGES = {".".join(path.split(".")[:2]) for path in (*COMPONENTS, *FUNCTIONS)}

@@ -16,7 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from ..errors import reason
-from ..pipeline.config import SIGNS
+from ..runs.config import SIGNS
 from ..wording import printable
 from .allowed import check_argument, check_target, is_function, resolve
 from .expressions import Expression, check_import, imported, leads_outside

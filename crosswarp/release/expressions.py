@@ -12,17 +12,7 @@ from typing import Any
 
 from monai.bundle import ReferenceResolver
 
-from .allowed import (
-    MODULES,
-    PATHS,
-    builtin,
-    defined_as,
-    find,
-    is_component,
-    is_function,
-    is_value,
-    resolve,
-)
+from .allowed import MODULES, PATHS, builtin, defined_as, find, is_component, is_function, is_value, resolve
 
 LONGEST = 400  # characters
 LARGEST = 2**31

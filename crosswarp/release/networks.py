@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from .. import networks
 from ..errors import reason
-from ..pipeline.weights import MAX_TENSORS, read_weights
+from ..runs.weights import MAX_TENSORS, read_weights
 from .allowed import resolve
 from .expressions import LONGEST
 

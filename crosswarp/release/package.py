@@ -22,7 +22,7 @@ from .. import __version__
 from ..data import Datalist, Modality
 from ..data.checks import FileFacts, read_facts
 from ..files import replacing
-from ..pipeline.bundle import (
+from ..runs.bundle import (
     DATA_IDS,
     INFERENCE,
     NETWORK_IDS,
@@ -32,10 +32,9 @@ from ..pipeline.bundle import (
     json_text,
     read_json,
 )
-from ..pipeline.chain import PARTS
-from ..pipeline.config import INTERPRETED, SIGNS, read_config, verbatim
-from ..pipeline.evaluation import data_of_run
-from ..pipeline.stage import LOCATION_IDS, training_warnings
+from ..runs.chain import PARTS, data_of_run
+from ..runs.config import INTERPRETED, SIGNS, read_config, verbatim
+from ..runs.stage import LOCATION_IDS, training_warnings
 from .contents import META, MODEL_INFO, STAGES, all_files
 from .verify import BundleError, inspect
 
@@ -167,7 +166,7 @@ class Release:
         evaluate = json.loads(files["configs/evaluate.json"])
         evaluate["+imports"] = [
             *evaluate.get("+imports", []),
-            "$from scripts.pipeline.bundle import check_data_fit",
+            "$from scripts.runs.bundle import check_data_fit",
         ]
         evaluate |= {"stage_dir": "@bundle_root", "initialize": ["$check_data_fit(@stage_dir, @data)"]}
         files["configs/evaluate.json"] = json_text(evaluate).encode()

@@ -16,12 +16,10 @@ from .figures import (
     panel_figure,
     segmentation_figure,
 )
-from .quality import SaveQualityd
 from .writing import Curves, write_csv, write_report
 
 __all__ = [
     "Curves",
-    "SaveQualityd",
     "box_figure",
     "checkerboard",
     "curves_figure",

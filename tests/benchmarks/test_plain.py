@@ -8,10 +8,10 @@ from monai.losses import DiceLoss, PatchAdversarialLoss
 from monai.networks.nets import PatchDiscriminator, UNet
 from plain import AdaptationStep, gradicon, lncc, register, registration_loss
 
-from crosswarp.engines import AdaptationTrainer, ImagePool
 from crosswarp.losses import GradICONLoss, LNCCLoss, RegistrationLoss
 from crosswarp.networks import DisplacementUNet, MultiStepRegistration, TranslationGenerator
 from crosswarp.spatial import identity_map
+from crosswarp.training import AdaptationTrainer, ImagePool
 
 SHAPE = (32, 24)
 

@@ -19,7 +19,7 @@ from monai.bundle.workflows import _reject_executable_logging_config
 from torch import nn
 
 from crosswarp.data import load_datalist
-from crosswarp.pipeline.config import REFERENCE, _arguments, check_ids, read_config
+from crosswarp.runs.config import REFERENCE, _arguments, check_ids, read_config
 from tests.cohorts import write_blob_cohort
 
 ROOT = Path(__file__).parents[2]

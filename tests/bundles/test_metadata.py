@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import crosswarp
-from crosswarp.pipeline.config import read_config
 from crosswarp.release.verify import SCHEMA
+from crosswarp.runs.config import read_config
 
 ROOT = Path(__file__).parents[2]
 BUNDLES = [ROOT, *sorted(path.parent for path in (ROOT / "bundles").glob("*/configs"))]

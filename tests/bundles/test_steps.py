@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from crosswarp.pipeline.config import read_config
+from crosswarp.runs.config import read_config
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, STAGES, write_trained_run
 

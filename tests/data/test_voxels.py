@@ -9,8 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from crosswarp.commands.warp import warp
 from crosswarp.data.voxels import Voxels, image_suffix, read_voxels, writing_faults
-from crosswarp.data.warping import warp
 
 sitk = pytest.importorskip("SimpleITK")
 

@@ -14,9 +14,9 @@ import torch
 
 import crosswarp
 from crosswarp.__main__ import main
-from crosswarp.pipeline.config import read_config
+from crosswarp.runs.config import read_config
 from tests.cohorts import write_blob_cohort
-from tests.pipeline.test_chain import COHORTS, TINY
+from tests.runs.test_chain import COHORTS, TINY
 
 EVIL = "$__import__('os').system('touch executed') #1 @run_dir %x '\" ü"
 LABELS = ["$import this", "%data#x", r"@run_dir $\frac{$"]  # the last is no formula, either

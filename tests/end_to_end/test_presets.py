@@ -9,9 +9,9 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from crosswarp.commands.prepare import prepare
 from crosswarp.data import write_knee_cohort
-from crosswarp.data.prepare import prepare
-from crosswarp.pipeline import load_network
+from crosswarp.runs import load_network
 from tests.cohorts import write_blob_cohort
 
 ROOT = Path(__file__).parents[2]

@@ -63,10 +63,10 @@ TARGETS = [
     {"_target_": "scripts.files.os.remove", "path": "x"},
     {"_target_": "scripts.release.package.package", "run": "x"},
     {"_target_": "scripts.release.verify.unpack", "path": "x", "folder": "y"},
-    {"_target_": "scripts.registrar.load", "models": "x"},
+    {"_target_": "scripts.inference.registrar.load", "models": "x"},
     {"_target_": "scripts.data.write_knee_cohort", "folder": "x"},
-    {"_target_": "scripts.pipeline.config.ConfigParser"},
-    {"_target_": "scripts.pipeline.config.locate", "path": "os.system"},
+    {"_target_": "scripts.runs.config.ConfigParser"},
+    {"_target_": "scripts.runs.config.locate", "path": "os.system"},
     {"_target_": "os.system", "command": "true"},
     {"_target_": ".os.system", "command": "true"},
     {"_target_": "monai..utils.misc.run_cmd", "cmd_list": ["true"]},
@@ -311,9 +311,9 @@ PLACES = [
     },
     {"evil": {"_target_": "CheckpointSaver", "save_dir": "/etc", "save_dict": {}}},
     {"evil": {"_target_": "TensorBoardStatsHandler", "log_dir": "/etc"}},
-    {"finalize": ["$save_atomically(1, '/etc/x')", "$from scripts.engines import save_atomically"]},
-    {"finalize": ["$save_atomically(1, path='/etc/x')", "$from scripts.engines import save_atomically"]},
-    {"finalize": ["$read_config('../x.json')", "$from scripts.pipeline.config import read_config"]},
+    {"finalize": ["$save_atomically(1, '/etc/x')", "$from scripts.training import save_atomically"]},
+    {"finalize": ["$save_atomically(1, path='/etc/x')", "$from scripts.training import save_atomically"]},
+    {"finalize": ["$read_config('../x.json')", "$from scripts.runs.config import read_config"]},
     {"images": "$sorted(glob('/etc/*'))"},
     {"output_dir": "$str(@stage.folder.parent.parent)"},
     {"output_dir": "$@stage.path.parent.parent"},
@@ -356,7 +356,7 @@ def test_texts_of_the_metadata_become_no_values(files: Files, text: str):
 
 
 def test_only_configs_are_read(files: Files):
-    evil = {"i": "$from scripts.pipeline.config import read_config"}
+    evil = {"i": "$from scripts.runs.config import read_config"}
     evil["x"] = "$read_config(@bundle_root + '/configs/metadata.json').get_parsed_content('a')"
     found = faults(changed(files, TRAIN, lambda config: config.update(evil)))
     assert_refused(found, "expected one of /configs/inference.json")

@@ -1,0 +1,1 @@
+"""Evaluation of a run on test records, and the methods that it compares."""

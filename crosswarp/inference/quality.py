@@ -1,0 +1,173 @@
+"""How far a registration of two images without manual labels can be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+
+from ..metrics.overlap import dice_per_class, warp_labels
+from ..metrics.typicality import Statistics, appearance_features, atypicality, shape_features
+from ..spatial import compose, fold_fraction, identity_map, jacobian_determinant
+from ..spatial.alignment import apply_affine
+from ..spatial.physical import fractions_affine, physical_displacement
+
+# Quantity -> limits beyond which a pair is to be looked at, and beyond which it has failed. Those of
+# atypicality are what the most unusual training image has, and twice as much.
+LIMITS: Mapping[str, tuple[float, float]] = {
+    "confidence": (0.9, 0.75),
+    "overlap": (0.8, 0.5),
+    "folds_percent": (0.1, 1.0),
+    "inverse_error_percent": (1.5, 5.0),
+    "atypical_appearance": (1.0, 2.0),
+    "atypical_shape": (1.0, 2.0),
+    "extent_overlap": (0.01, 0.0),
+}
+_PLACES = 9  # along each axis, at which extents are compared
+
+
+def pair_quality(
+    moving_to_fixed: torch.Tensor,
+    fixed_to_moving: torch.Tensor,
+    moving_probabilities: torch.Tensor,
+    fixed_probabilities: torch.Tensor,
+    moving: MetaTensor,
+    fixed: MetaTensor,
+) -> dict[str, Any]:
+    """Measure what shows in a registered pair itself, without any manual label.
+
+    Args:
+        moving_to_fixed: ``[1, D, *spatial]``, normalised map.
+        fixed_to_moving: ``[1, D, *spatial]``, the map of the other direction.
+        moving_probabilities: ``[1, K, *spatial]``, of each class.
+        fixed_probabilities: ``[1, K, *spatial]``, of each class.
+        moving: the moving image ``[C, *its_spatial]``, for lengths in mm.
+        fixed: the fixed image ``[C, *its_spatial]``.
+
+    Returns:
+        ``confidence`` of both segmentations (mean probability of the likeliest class, over all points but
+        the background's; 0 without any); ``overlap`` by class, Dice of the warped moving and the fixed
+        predicted label (0 where one of the two lacks the class, None where both do); ``folds_percent``;
+        ``jacobian``, smallest and largest determinant; ``inverse_error_mm``, mean distance of
+        ``moving_to_fixed ∘ fixed_to_moving`` to the identity where that stays within the fixed image, and
+        ``inverse_error_percent``, the same in percent of the moving image's diagonal; ``extent_overlap``, the
+        part of the fixed image, 0 to 1, that the moving one covers in space as it lies.
+    """
+    classes = moving_probabilities.shape[1]
+    labels = {}
+    confidence = {}
+    for name, probabilities in (("moving", moving_probabilities), ("fixed", fixed_probabilities)):
+        best, labels[name] = probabilities.max(1, keepdim=True)
+        inside = best[labels[name] > 0]
+        confidence[name] = inside.mean().item() if len(inside) else 0.0
+    warped = warp_labels(labels["moving"], moving_to_fixed, classes)
+    dice = dice_per_class(warped, labels["fixed"], classes)[0]
+    absent = [bool(dice[k - 1].isnan()) and not (labels["moving"] == k).any() for k in range(1, classes)]
+    determinant = jacobian_determinant(moving_to_fixed)
+    size = moving.shape[1:]
+    # of the round trip on the moving image
+    error = physical_displacement(compose(moving_to_fixed, fixed_to_moving), moving.affine, size)
+    within = _inside(fixed_to_moving)[0].cpu().numpy()
+    error_mm = float(np.linalg.norm(error, axis=-1)[within | ~within.any()].mean())
+    extent = fractions_affine(moving.affine, size)
+    diagonal = float(np.linalg.norm(np.linalg.norm(extent[:-1, :-1], axis=0)))
+    to_moving = np.linalg.solve(extent, fractions_affine(fixed.affine, fixed.shape[1:]))
+    places = apply_affine(torch.as_tensor(to_moving)[None], identity_map([_PLACES] * len(size)))
+    return {
+        "confidence": confidence,
+        "overlap": {
+            str(k): None if absent[k - 1] else float(dice[k - 1].nan_to_num()) for k in range(1, classes)
+        },
+        "folds_percent": 100 * fold_fraction(moving_to_fixed).item(),
+        "jacobian": [determinant.min().item(), determinant.max().item()],
+        "inverse_error_mm": error_mm,
+        "inverse_error_percent": 100 * error_mm / diagonal,
+        "extent_overlap": _inside(places, tolerance=1e-4).float().mean().item(),
+    }
+
+
+def _inside(points: torch.Tensor, tolerance: float = 0.0) -> torch.Tensor:
+    """Which points ``[B, D, *any]`` lie within an image, ``[B, *any]``."""
+    return ((points >= -tolerance) & (points <= 1 + tolerance)).all(1)
+
+
+def image_atypicality(
+    image: torch.Tensor, probabilities: torch.Tensor, statistics: Mapping[str, Statistics] | None
+) -> dict[str, float | None]:
+    """Measure how unlike an image and its segmentation are to those in training.
+
+    Args:
+        image: ``[1, C, *spatial]``, as the network gets it.
+        probabilities: ``[1, K, *spatial]``, what it predicts.
+        statistics: of ``appearance`` and ``shape`` of the modality's training images, each from
+            :func:`~.typicality.learn_statistics`; None where they are not known.
+
+    Returns:
+        ``appearance`` and ``shape``: 1 is as unlike as the most unusual training image; None if not known.
+    """
+    if statistics is None:
+        return {"appearance": None, "shape": None}
+    features = {"appearance": appearance_features(image), "shape": shape_features(probabilities)}
+    found = {key: atypicality(each, statistics[key]) for key, each in features.items()}
+    return {key: None if value is None else value.item() for key, value in found.items()}
+
+
+def judge(
+    quality: Mapping[str, Any], limits: Mapping[str, tuple[float, float]] = LIMITS
+) -> tuple[str, list[str]]:
+    """Put the quality of a pair into a word, and say why.
+
+    Args:
+        quality: what :func:`pair_quality` returns, and perhaps ``atypicality`` of the ``moving`` and the
+            ``fixed`` image, each what :func:`image_atypicality` returns.
+        limits: see ``LIMITS``; a quantity that is not named is not judged.
+
+    Returns:
+        ``"ok"``, ``"check"`` or ``"failed"``, and a sentence for each limit that is passed.
+    """
+    measured = [
+        (f"confidence of the {k} segmentation", "confidence", v) for k, v in quality["confidence"].items()
+    ]
+    measured += [
+        (f"overlap of class {k} after warping", "overlap", v)
+        for k, v in quality["overlap"].items()
+        if v is not None
+    ]
+    measured += [
+        ("percent of folded points", "folds_percent", quality["folds_percent"]),
+        (
+            "error of the inverse in percent of the diagonal",
+            "inverse_error_percent",
+            quality["inverse_error_percent"],
+        ),
+        (
+            "part of the fixed image that the moving covers",
+            "extent_overlap",
+            quality["extent_overlap"],
+        ),
+    ]
+    measured += [
+        (f"unusual {kind} of the {k} image, 1 being the most unusual in training", f"atypical_{kind}", v)
+        for k, values in quality.get("atypicality", {}).items()
+        for kind, v in values.items()
+        if v is not None
+    ]
+    verdict, reasons = 0, []
+    for words, name, value in measured:
+        if name not in limits:
+            continue
+        soft, hard = limits[name]
+        rising = soft > hard  # more is better
+        # the other way round, NaN would pass for good
+        level = sum(not (value >= limit if rising else value <= limit) for limit in (soft, hard))
+        if level:
+            sign, limit = "<" if rising else ">", (soft, hard)[level - 1]
+            reasons.append(f"{words}: {value:.3g} {sign} {limit:g}")
+        verdict = max(verdict, level)
+    if not any(value is not None for value in quality["overlap"].values()):
+        verdict = 2
+        reasons.append("no class was found in either image")
+    return ("ok", "check", "failed")[verdict], reasons

@@ -1,0 +1,154 @@
+"""The quality of a registered pair, as a file and as a picture."""
+
+from __future__ import annotations
+
+import json
+import logging
+import textwrap
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib import rc_context
+from monai.config import KeysCollection
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from ..files import replacing
+from ..metrics import warp_labels
+from ..metrics.typicality import Statistics
+from ..report.figures import pair_figure
+from ..spatial import sample
+from .quality import LIMITS, image_atypicality, judge, pair_quality
+from .results import file_stem
+from .transforms import pair_name
+
+logger = logging.getLogger(__name__)
+
+VERDICT_COLOURS = {"ok": "#1b7837", "check": "#b35806", "failed": "#b2182b"}
+
+
+class SaveQualityd(MapTransform):
+    """Judge a registered pair without manual labels, and write why, with a picture.
+
+    ``<moving>_to_<fixed>_quality.json`` holds the verdict (``ok``, ``check``, ``failed``), the reasons, notes
+    and what :func:`~crosswarp.inference.quality.pair_quality` measured; ``..._quality.png`` shows images,
+    labels, maps and volume change on the network's grid. The verdict is logged, too.
+
+    Args:
+        keys: the moving and the fixed image, in this order.
+        output_dir: folder for the files.
+        num_classes: classes, background included.
+        image_key: the network's input, moving and fixed on channels.
+        pred_key: the prediction of ``networks.SegmentAndRegister``.
+        limits: quantity -> value beyond which to check, value beyond which it failed.
+        statistics: of the training images of the modality of either key, see
+            :func:`~crosswarp.inference.quality.image_atypicality`.
+        training_warnings: what the training of the networks warned of; a pair is then not ``ok``, since it
+            was judged by these very networks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        num_classes: int,
+        image_key: str = "image",
+        pred_key: str = "pred",
+        limits: Mapping[str, Sequence[float]] = LIMITS,
+        statistics: Mapping[str, Mapping[str, Statistics] | None] | None = None,
+        training_warnings: Sequence[str] = (),
+    ) -> None:
+        super().__init__(keys)
+        self.output_dir, self.num_classes = Path(output_dir), num_classes
+        self.image_key, self.pred_key = image_key, pred_key
+        self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
+        self.statistics = statistics or {}
+        self.training_warnings = list(training_warnings)
+
+    def parts(self, data: Mapping[Hashable, Any]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """The network's input, both maps, and the class probabilities of both images, each ``[1, ...]``."""
+        dims, classes = data[self.keys[1]].ndim - 1, self.num_classes
+        image, pred = (
+            data[key][None].as_subclass(Tensor).float().cpu() for key in (self.image_key, self.pred_key)
+        )
+        phi, back, *probabilities = pred.split([dims, dims, classes, classes], dim=1)
+        return image, phi, back, probabilities
+
+    def measure(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
+        """The quality of a pair and the verdict, without writing anything."""
+        moving, fixed = (data[key] for key in self.keys)
+        image, phi, back, probabilities = self.parts(data)
+        quality = pair_quality(phi, back, probabilities[0], probabilities[1], moving, fixed)
+        quality["atypicality"] = {
+            key: image_atypicality(each, predicted, self.statistics.get(key))
+            for key, each, predicted in zip(
+                ("moving", "fixed"), image.split([len(moving), len(fixed)], dim=1), probabilities, strict=True
+            )
+        }
+        verdict, reasons = judge(quality, self.limits)
+        if self.training_warnings and verdict == "ok":
+            verdict = "check"
+        reasons += [f"training of {warning}" for warning in self.training_warnings]
+        notes = [
+            f"the {key} image does not state its spacing: 1 mm stands in (give {key}_spacing)"
+            for key, each in (("moving", moving), ("fixed", fixed))
+            if not each.meta.get("spacing_known", True)
+        ]
+        return {
+            "verdict": verdict,
+            "reasons": reasons,
+            "notes": notes,
+            **quality,
+            "moving": file_stem(moving.meta["filename_or_obj"]),
+            "fixed": file_stem(fixed.meta["filename_or_obj"]),
+        }
+
+    @rc_context({"text.parse_math": False})  # names of files are no formulas
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the verdict is added as ``quality``."""
+        result = dict(data)
+        moving, fixed = (result[key] for key in self.keys)
+        quality = result["quality"] = self.measure(data)
+        stem, verdict, said = (
+            pair_name(moving, fixed),
+            quality["verdict"],
+            quality["reasons"] + quality["notes"],
+        )
+        level = logging.INFO if verdict == "ok" else logging.WARNING
+        logger.log(level, ": ".join([stem, verdict, *(["; ".join(said)] if said else [])]))
+        with replacing(self.output_dir / f"{stem}_quality.json") as path:
+            path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+        image, phi, back, probabilities = self.parts(data)
+        figure = pair_figure(self.pictured(image, len(moving), phi, back, probabilities))
+        lines = [stem, f"{verdict}: {'; '.join(said)}" if said else verdict]
+        title = "\n".join(textwrap.fill(line, 130) for line in lines)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.2 * len(title.splitlines()))
+        figure.suptitle(title, fontsize=10, color=VERDICT_COLOURS[verdict])
+        with replacing(self.output_dir / f"{stem}_quality.png", ".png") as path:
+            figure.savefig(path, dpi=110)
+        return result
+
+    def pictured(
+        self,
+        image: Tensor,
+        moving_channels: int,
+        phi: Tensor,
+        back: Tensor,
+        probabilities: Sequence[Tensor],
+    ) -> dict[str, Any]:
+        """What :func:`~.figures.pair_figure` shows: first channels, predicted labels, both maps."""
+        labels = [each.argmax(1, keepdim=True).to(torch.uint8) for each in probabilities]
+        images = image[:, :1], image[:, moving_channels : moving_channels + 1]
+        shown = {
+            "moving": images[0],
+            "fixed": images[1],
+            "warped": sample(images[0], phi),
+            "moving_label": labels[0],
+            "fixed_label": labels[1],
+            "warped_label": warp_labels(labels[0], phi, self.num_classes),
+        }
+        maps = {"phi": phi[0].numpy(), "phi_inverse": back[0].numpy()}
+        return {key: value[0, 0].numpy() for key, value in shown.items()} | maps

@@ -1,0 +1,189 @@
+"""What follows a registration: warped images and labels on the grids of the images themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import itk
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import ensure_tuple_rep
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from ..files import replacing
+from ..spatial import identity_map, resize_map, sample
+from ..spatial.physical import fractions_affine, itk_transforms, total_displacement_field
+from .results import file_stem
+
+TRANSFORM_SUFFIXES = (".h5", ".tfm")
+DISPLACEMENT_SUFFIXES = (".nii.gz", ".mha", ".nrrd", None)
+
+
+def on_grid_of(image: Tensor, reference: MetaTensor, name: str | None = None) -> MetaTensor:
+    """Give an image ``[C, *spatial]`` the affine of a reference with the same grid.
+
+    Args:
+        image: ``[C, *spatial]``.
+        reference: ``[C, *spatial]``.
+        name: what results are named after; None for the reference's file. It gets a suffix for MONAI's
+            ``SaveImage`` to cut off, which would otherwise take what follows a dot for one.
+    """
+    meta = dict(reference.meta)
+    if (name := name or meta.get("filename_or_obj")) is not None:
+        meta["filename_or_obj"] = f"{file_stem(name)}.nii.gz"
+    return MetaTensor(image, meta=meta)
+
+
+def own_geometry(image: MetaTensor) -> tuple[ArrayLike, tuple[int, ...]]:
+    """Affine and shape that an image has in its file, whatever axes it was brought to since then."""
+    meta = image.meta
+    shape = tuple(int(size) for size in meta.get("spatial_shape", image.shape[1:]))
+    return meta.get("original_affine", image.affine), shape
+
+
+def pair_name(moving: MetaTensor, fixed: MetaTensor) -> str:
+    """What the results of a pair are named after: one image may be warped onto many."""
+    return "_to_".join(file_stem(image.meta["filename_or_obj"]) for image in (moving, fixed))
+
+
+class ExtentOfd(MapTransform):
+    """Add the affine from fractions of an image to mm in LPS as ``<key>_extent``, float32 ``[D + 1, D + 1]``.
+
+    Args:
+        keys: images ``[C, *spatial]``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the affines to an item."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            image = result[key]
+            extent = fractions_affine(image.affine, image.shape[1:])
+            result[f"{key}_extent"] = torch.as_tensor(extent, dtype=torch.float32)
+        return result
+
+
+class WarpMovingd(MapTransform):
+    """Warp moving images onto the fixed image's own grid, as ``warped_<key>``.
+
+    The map is read from the first D channels of the prediction ``[D + ..., *spatial]`` on the network's grid.
+    Its coordinates are fractions of the image, so it needs only resampling to fit any grid of the same field
+    of view. The result is named after both files, ``<moving>_to_<fixed>``.
+
+    Args:
+        keys: what to warp, each ``[C, *spatial]`` of any size; a key that an item lacks is left out.
+        modes: ``"linear"`` or ``"nearest"``, for each key.
+        map_key: the prediction.
+        reference: the fixed image, whose grid and affine the result takes.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        modes: Sequence[str] | str = "linear",
+        map_key: str = "pred",
+        reference: str = "fixed",
+    ) -> None:
+        super().__init__(keys, allow_missing_keys=True)
+        self.modes = ensure_tuple_rep(modes, len(self.keys))
+        self.map_key, self.reference = map_key, reference
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the warped images to an item."""
+        result = dict(data)
+        reference = result[self.reference]
+        dims = reference.ndim - 1
+        phi = resize_map(result[self.map_key][None, :dims].as_subclass(Tensor).float(), reference.shape[1:])
+        for key, mode in self.key_iterator(result, self.modes):
+            moving = result[key].as_subclass(Tensor).to(phi.device)
+            name = f"{pair_name(result[key], reference)}.nii.gz"
+            result[f"warped_{key}"] = on_grid_of(sample(moving[None], phi, mode)[0], reference, name)
+        return result
+
+
+class SaveTransformsd(MapTransform):
+    """Write the map of a pair as files that ITK, SimpleITK, ANTs and 3D Slicer read, in mm and LPS.
+
+    ``<moving>_to_<fixed>_transform.h5`` is an ITK composite transform; it takes fixed points to moving ones,
+    so it resamples the moving image onto the fixed, and carries points and contours of the fixed image to the
+    moving. ``<moving>_to_<fixed>_inverse.h5`` does the reverse. ``<moving>_to_<fixed>_displacement.nii.gz``
+    is the first as a displacement field on the grid of the fixed image's file.
+
+    Args:
+        keys: the moving and the fixed image, in this order.
+        output_dir: folder for the files.
+        map_key: the prediction ``[D + ..., *spatial]``, whose first D channels are the map.
+        transform_suffix: ``".h5"``, or ``".tfm"`` for text.
+        displacement_suffix: ``".nii.gz"``, ``".mha"`` or ``".nrrd"``; None for no displacement field.
+
+    Raises:
+        ValueError: for other suffixes.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        output_dir: str | Path,
+        map_key: str = "pred",
+        transform_suffix: str = ".h5",
+        displacement_suffix: str | None = ".nii.gz",
+    ) -> None:
+        super().__init__(keys)
+        for suffix, known in (
+            (transform_suffix, TRANSFORM_SUFFIXES),
+            (displacement_suffix, DISPLACEMENT_SUFFIXES),
+        ):
+            if suffix not in known:
+                raise ValueError(f"Expected a suffix of {known}, got {suffix!r}.")
+        self.output_dir, self.map_key = Path(output_dir), map_key
+        self.transform_suffix, self.displacement_suffix = transform_suffix, displacement_suffix
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the files; the item stays as it is."""
+        result = dict(data)
+        moving, fixed = (result[key] for key in self.keys)
+        phi = result[self.map_key][None, : fixed.ndim - 1].as_subclass(Tensor).float()
+        forward, inverse = itk_transforms(phi, fixed.affine, fixed.shape[1:], moving.affine, moving.shape[1:])
+        stem = pair_name(moving, fixed)
+        for name, transform in (("transform", forward), ("inverse", inverse)):
+            target = self.output_dir / f"{stem}_{name}{self.transform_suffix}"
+            with replacing(target, self.transform_suffix) as path:
+                itk.transformwrite([transform], str(path))
+        if self.displacement_suffix is not None:
+            field = total_displacement_field(forward, *own_geometry(fixed))
+            target = self.output_dir / f"{stem}_displacement{self.displacement_suffix}"
+            with replacing(target, self.displacement_suffix) as path:
+                itk.imwrite(field, str(path))
+        return result
+
+
+class PredictedLabelsd(MapTransform):
+    """Take the predicted labels of both images out of the prediction of ``networks.SegmentAndRegister``.
+
+    Args:
+        keys: the moving and the fixed image, in this order; ``<key>_label`` is added for each that has none
+            yet, uint8 on its own grid.
+        num_classes: classes, background included.
+        pred_key: the prediction ``[2D + 2K, *spatial]``.
+    """
+
+    def __init__(self, keys: KeysCollection, num_classes: int, pred_key: str = "pred") -> None:
+        super().__init__(keys)
+        self.num_classes, self.pred_key = num_classes, pred_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Add the labels to an item."""
+        result = dict(data)
+        probabilities = result[self.pred_key][-2 * self.num_classes :].as_subclass(Tensor).float()
+        for key, classes in zip(self.keys, probabilities.chunk(2), strict=True):
+            if f"{key}_label" in result:
+                continue
+            grid = identity_map(result[key].shape[1:], classes.device)
+            labels = sample(classes[None], grid).argmax(1).to(torch.uint8)
+            result[f"{key}_label"] = on_grid_of(labels, result[key])
+        return result

@@ -1,0 +1,278 @@
+"""The chain: the stages of a run in order, each trained only when it has to be."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.bundle import ConfigWorkflow
+from torch import Tensor
+
+from ..data import Datalist
+from ..training import save_atomically
+from ..errors import plain_input_errors
+from ..wording import shown
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, copy_bundle_files, file_digest, load_weights, read_json, write_inference_config, write_json
+from .config import check_ids, check_overrides, flatten, read_config, running_parser, verbatim
+from .stage import claim_run, package_versions, training_warnings
+from .training_statistics import training_statistics
+
+logger = logging.getLogger(__name__)
+
+# the parts of the meta bundle's network: the stage that trains each, and its module in ``SegmentAndRegister``
+PARTS = {
+    "source_segmentation": "source_segmentation",
+    "target_segmentation": "domain_adaptation",
+    "registration": "multimodal_registration",
+}
+MODULES = {
+    "source_segmentation": "segmentation.source",
+    "target_segmentation": "segmentation.target",
+    "registration": "registration",
+}
+
+# networks of the stages that halve the grid, and the channels of their images
+STRIDED = {
+    "source_segmentation": {"network_def": "source_channels"},
+    "domain_adaptation": {
+        "network_def": "target_channels",
+        "source_to_target": "source_channels",
+        "target_to_source": "target_channels",
+        "source_discriminator": "source_channels",
+        "target_discriminator": "target_channels",
+    },
+}
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that is checked out in a folder; None where there is no repository."""
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+class Chain:
+    """Trains the stages one after the other in one process; each is a bundle's ``train.json``.
+
+    Overrides are values. Text that looks like an expression is not evaluated in the stage: where it stood in
+    a config, it has been evaluated there.
+
+    Args:
+        stages: the overrides of each stage, by its name, in order of training.
+        common: overrides for every stage (run folder, datalist, device, seed).
+        bundles: folder of the stages' bundles.
+        bundle_root: the meta bundle.
+        run_dir: the run's folder; becomes a trained meta bundle.
+        datalist: the data.
+        preset: name of the overlay ``configs/presets/<preset>.json`` of each bundle; None for the defaults.
+    """
+
+    def __init__(
+        self,
+        stages: Mapping[str, Mapping[str, Any]],
+        common: Mapping[str, Any],
+        bundles: str,
+        bundle_root: str,
+        run_dir: str,
+        datalist: Datalist,
+        preset: str | None = None,
+    ) -> None:
+        self.stages = {name: flatten(overrides) for name, overrides in stages.items()}
+        self.common = dict(common)
+        self.bundles, self.bundle_root, self.run_dir = Path(bundles), Path(bundle_root), Path(run_dir)
+        self.datalist = datalist
+        self.preset = preset
+
+    def config_files(self, name: str) -> list[Path]:
+        """The config files of a stage: its own and the preset's.
+
+        Raises:
+            FileNotFoundError: when no bundle has the preset.
+        """
+        configs = self.bundles / name / "configs"
+        files = [configs / "train.json"]
+        if self.preset is not None:
+            presets = {path.stem: path for path in sorted((configs / "presets").glob("*.json"))}
+            if self.preset not in presets:
+                raise FileNotFoundError(
+                    f"No preset {shown(self.preset)} for {name}: expected one of {list(presets)}."
+                )
+            files.append(presets[self.preset])
+        return files
+
+    @plain_input_errors()
+    def check(self) -> None:
+        """Check every parameter and all the data before anything is trained.
+
+        Raises:
+            ValueError: for unknown parameters of the chain or of a stage, networks that cannot take the
+                images' size, faults of the data (all of them), or a run folder with a run of other data.
+            FileNotFoundError: for a preset that there is not.
+        """
+        check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
+        for name, overrides in self.stages.items():
+            check_ids(overrides, read_config(*self.config_files(name)), f"Stage {name}")
+        self.check_sizes()
+        claim_run(self.run_dir, self.datalist)
+
+    def check_sizes(self) -> None:
+        """Try the networks that cannot take every image size, without computing anything.
+
+        Raises:
+            ValueError: naming every network that the spatial_size does not fit.
+        """
+        faults = []
+        for name, networks in STRIDED.items():
+            parser = self.workflow(name).parser
+            parser.parse()
+            size = parser.get_parsed_content("spatial_size")
+            for identifier, channels in networks.items():
+                image = torch.zeros(2, parser.get_parsed_content(channels), *size, device="meta")
+                with torch.device("meta"):
+                    network = parser.get_parsed_content(identifier)
+                try:
+                    output = network(image)
+                    if isinstance(output, Tensor) and output.shape[2:] != image.shape[2:]:
+                        raise ValueError(f"its output has the size {list(output.shape[2:])}")
+                except (RuntimeError, ValueError) as error:
+                    reason = str(error).splitlines()[0]
+                    faults.append(f"- {identifier} of stage {name} cannot take {list(size)}: {reason}")
+        if faults:
+            advice = "choose a spatial_size of multiples of 16, at least 32, or networks with fewer strides"
+            raise ValueError("\n".join([f"Images do not fit; {advice}:", *faults]))
+
+    def workflow(self, name: str) -> ConfigWorkflow:
+        """The training workflow of a stage with all overrides; nothing is evaluated yet."""
+        files = [str(path) for path in self.config_files(name)]
+        root = self.bundles / name
+        return ConfigWorkflow(
+            config_file=files,
+            meta_file=str(root / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type="train",
+            **verbatim({"bundle_root": str(root), **self.common, **self.stages[name]}),
+        )
+
+    @plain_input_errors()
+    def run(self) -> None:
+        """Train what is not done.
+
+        Raises:
+            ValueError: for faults of the data, as the stages find them.
+            FileNotFoundError: naming what is missing.
+        """
+        digest = claim_run(self.run_dir, self.datalist)
+        for number, name in enumerate(self.stages, 1):
+            workflow = self.workflow(name)
+            workflow.parser.parse()
+            stage = workflow.parser.get_parsed_content("stage")
+            state = stage.state(stage.fingerprint(workflow.parser, digest))
+            explanation = {
+                "new": "trains",
+                "done": "done, its inputs are unchanged",
+                "stale": f"trains again, its inputs have changed (the old one is in {self.run_dir}/previous)",
+                "interrupted": "goes on where it was interrupted",
+            }[state]
+            logger.info(f"[{number}/{len(self.stages)}] {name}: {explanation}.")
+            if state == "done":
+                if not stage.judged(workflow.parser):
+                    check = workflow.parser.get_parsed_content("result_check", default=None)
+                    stage.judge(check, workflow.parser.get_parsed_content("device"), workflow.parser)
+                continue
+            workflow.initialize()
+            workflow.run()
+            workflow.finalize()
+        self.publish()
+        if warnings := training_warnings(self.run_dir, self.stages):
+            lines = [f"- {warning}." for warning in warnings]
+            logger.warning("\n".join(["The run is trained, but not all is well with it:", *lines]))
+
+    def publish(self) -> None:
+        """Make the run folder a trained meta bundle: one network that segments and registers."""
+        template = self.bundle_root / INFERENCE
+        parts = {name: read_config(self.run_dir / name / INFERENCE) for name in PARTS.values()}
+        ids = (*DATA_IDS, "displacement_network")
+        values = {key: parser[key] for parser in parts.values() for key in ids if key in parser}
+        values |= {f"{part}_def": parts[name]["network_def"] for part, name in PARTS.items()}
+        values["training_statistics"] = {
+            key: training_statistics(
+                self.run_dir / PARTS[f"{key}_segmentation"],
+                modality.records("train_labelled", "train_unlabelled", "val"),
+                device=self.common.get("device", "cpu"),
+            )
+            for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
+        }
+        values["training_warnings"] = verbatim(training_warnings(self.run_dir, self.stages))
+        write_inference_config(template, values, self.run_dir)
+        copy_bundle_files(self.bundle_root, self.run_dir)
+        network = read_config(self.run_dir / INFERENCE).get_parsed_content("network_def")
+        for part, name in PARTS.items():
+            load_weights(
+                network.get_submodule(MODULES[part]),
+                self.run_dir / name / WEIGHTS,
+                self.run_dir / name / INFERENCE,
+            )
+        save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
+        manifests = {name: read_json(self.run_dir / name / "manifest.json") for name in self.stages}
+        provenance = read_json(self.run_dir / "run.json") | {
+            "versions": package_versions(),
+            "git_commit": git_commit(self.bundle_root),
+            "seed": self.common.get("seed"),
+            "preset": self.preset,
+            "weights": file_digest(self.run_dir / WEIGHTS),
+            "stages": manifests,
+        }
+        write_json(self.run_dir / "provenance.json", provenance)
+
+
+def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Datalist:
+    """The data of a run, once it is certain that all its stages are trained, and on these very data.
+
+    Args:
+        run_dir: the run's folder.
+        datalist: the datalist's file; None for the one that the run recorded.
+
+    Returns:
+        the datalist, its `spatial_size` that of the run's networks.
+
+    Raises:
+        FileNotFoundError: where there is no run, or its datalist is gone.
+        ValueError: where its data have changed or are others, or a stage is not trained.
+    """
+    run_dir = Path(run_dir)
+    if not (run_dir / "run.json").is_file():
+        raise FileNotFoundError(
+            f"Expected a run in {run_dir}, but there is no run.json: correct run_dir, or train with "
+            "configs/train.json."
+        )
+    recorded = read_json(run_dir / "run.json")["datalist"]
+    if datalist is None and not Path(recorded).is_file():
+        raise FileNotFoundError(
+            f"The run's datalist {recorded} is not there any more: give its new place as datalist."
+        )
+    data = load_datalist(datalist or recorded)
+    claim_run(run_dir, data)
+    manifests = {name: run_dir / name / "manifest.json" for name in PARTS.values()}
+    trained = {name: read_json(path) for name, path in manifests.items() if path.is_file()}
+    unfinished = [name for name in PARTS.values() if trained.get(name, {}).get("state") != "done"]
+    if unfinished:
+        raise ValueError(
+            f"Expected a finished run in {run_dir}, but not trained yet: {', '.join(unfinished)}. Go on with "
+            "configs/train.json."
+        )
+    provenance = run_dir / "provenance.json"
+    published = read_json(provenance)["stages"] if provenance.is_file() else {}
+    if any(
+        published.get(name, {}).get("weights") != manifest["weights"] for name, manifest in trained.items()
+    ):
+        raise ValueError(
+            f"Expected the networks of the run's stages in {run_dir / WEIGHTS}, but a stage was trained by "
+            "itself since: run configs/train.json, which puts them together and trains nothing that is done."
+        )
+    return replace(data, spatial_size=read_config(run_dir / INFERENCE)["spatial_size"])

@@ -1,0 +1,252 @@
+"""One stage of a run: its folder, its manifest, and whether it is done, stale or interrupted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import monai
+import numpy
+import torch
+from monai.bundle import ConfigParser
+from torch import nn
+
+from .. import __version__
+from ..data import Datalist, check_datalist, check_people, datalist_digest
+from ..training import Checkpoints
+from .bundle import DATA_IDS, WEIGHTS, copy_bundle_files, file_digest, load_network, read_json, run_values, write_inference_config, write_json
+from .config import check_overrides, running_parser
+
+logger = logging.getLogger(__name__)
+
+CHECK = Path("check.json")  # in a stage's folder: what its check measured, and the check's own config
+
+# where a run stands and on what it runs does not change what it computes
+LOCATION_IDS = {"bundle_root", "run_dir", "datalist", "device", "_meta_"}
+# nor does what judges the result
+UNDECISIVE_IDS = {*LOCATION_IDS, "result_check"}
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of all that computes."""
+    return {
+        "crosswarp": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "monai": monai.__version__,
+        "numpy": numpy.__version__,
+        "pytorch-ignite": version("pytorch-ignite"),
+    }
+
+
+def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
+    """Check a run folder and a datalist against each other, once, before anything is trained.
+
+    A new folder is claimed for the datalist. For another datalist, or changed files, it is refused.
+
+    Returns:
+        the datalist's digest.
+
+    Raises:
+        DatalistError: naming every fault of the data.
+        ValueError: when the folder holds a run of other data.
+    """
+    path = Path(run_dir) / "run.json"
+    claimed_before = path.is_file()
+    (check_people if claimed_before else check_datalist)(datalist)
+    digest = datalist_digest(datalist)
+    if claimed_before:
+        claimed = read_json(path)
+        if claimed["datalist_digest"] != digest:
+            raise ValueError(
+                f"Expected a run of {datalist.path} in {run_dir}, but the folder holds a run of "
+                f"{claimed['datalist']} (digest {claimed['datalist_digest'][:12]}, now {digest[:12]}): "
+                "another datalist, or its files changed. Choose another run_dir; nothing was overwritten."
+            )
+    else:
+        write_json(path, {"name": datalist.name, "datalist": str(datalist.path), "datalist_digest": digest})
+    return digest
+
+
+def training_warnings(run_dir: str | Path, stages: Iterable[str]) -> list[str]:
+    """What the stages of a run warn of, ``"<stage>: <warning>"``; nothing for those never judged."""
+    manifests = {name: Path(run_dir) / name / "manifest.json" for name in stages}
+    return [
+        f"{name}: {warning}"
+        for name, path in manifests.items()
+        if path.is_file()
+        for warning in read_json(path).get("warnings", [])
+    ]
+
+
+class Stage:
+    """A stage's folder ``run_dir/name``: a bundle in the making, with a manifest that says how far it is.
+
+    The fingerprint is a digest of all that decides the result: the stage's config with its overrides, the
+    data, the weights of the stages before it and the library's version. A manifest with this fingerprint
+    means done or interrupted (to be resumed); with another, stale: what it holds is moved to
+    ``run_dir/previous/``, never deleted.
+
+    Args:
+        name: the stage, also the name of its folder.
+        bundle_root: the bundle whose config runs.
+        run_dir: the run's folder.
+        datalist: the data.
+        inputs: earlier stages whose weights this one uses.
+    """
+
+    def __init__(
+        self, name: str, bundle_root: str, run_dir: str, datalist: Datalist, inputs: list[str] | None = None
+    ):
+        self.name = name
+        self.bundle_root = Path(bundle_root)
+        self.run_dir = Path(run_dir)
+        self.folder = self.run_dir / name
+        self.datalist = datalist
+        self.inputs = list(inputs or ())
+        self._fingerprint, self._started, self._seconds = "", 0.0, 0.0
+
+    @property
+    def manifest(self) -> dict[str, Any] | None:
+        """What the folder's manifest says; None without one."""
+        path = self.folder / "manifest.json"
+        return read_json(path) if path.is_file() else None
+
+    def input_digests(self) -> dict[str, str]:
+        """Digest of the weights of each stage that this one uses.
+
+        Raises:
+            FileNotFoundError: naming every stage that has not been trained.
+        """
+        missing = [name for name in self.inputs if not (self.run_dir / name / WEIGHTS).is_file()]
+        if missing:
+            raise FileNotFoundError(
+                f"Stage {self.name} needs the trained stages {missing} in {self.run_dir}: run them first, or "
+                "the whole chain with configs/train.json."
+            )
+        return {name: file_digest(self.run_dir / name / WEIGHTS) for name in self.inputs}
+
+    def fingerprint(self, parser: ConfigParser, data_digest: str) -> str:
+        """Digest of all that decides the stage's result."""
+        config = {key: value for key, value in parser.get().items() if key not in UNDECISIVE_IDS}
+        # given by the chain or taken from the datalist: what counts is the value
+        config |= {key: parser.get_parsed_content(key) for key in DATA_IDS if key in config}
+        content = [config, data_digest, self.input_digests(), __version__]
+        return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+    def state(self, fingerprint: str) -> str:
+        """``"done"``, ``"interrupted"``, ``"stale"`` or ``"new"``."""
+        manifest = self.manifest
+        if manifest is None:
+            return "new"
+        if manifest["fingerprint"] != fingerprint:
+            return "stale"
+        done = manifest["state"] == "done" and (self.folder / WEIGHTS).is_file()
+        return "done" if done and file_digest(self.folder / WEIGHTS) == manifest["weights"] else "interrupted"
+
+    def begin(self) -> None:
+        """Check the config and the data, put a stale stage aside, and record what is about to run.
+
+        Raises:
+            ValueError: for a misspelt parameter, faults of the data (all of them), or a run folder that holds
+                a run of other data.
+            FileNotFoundError: naming every stage that is missing.
+        """
+        parser = running_parser()
+        check_overrides(parser, self.bundle_root / "configs" / "train.json")
+        self._fingerprint = self.fingerprint(parser, claim_run(self.run_dir, self.datalist))
+        if self.state(self._fingerprint) == "stale" or (self.folder.exists() and self.manifest is None):
+            self._put_aside()
+        self._seconds = (self.manifest or {}).get("seconds", 0.0)
+        config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+        write_json(self.folder / "configs" / "train.json", config)
+        copy_bundle_files(self.bundle_root, self.folder)
+        template = self.bundle_root / "configs" / "inference.json"
+        write_inference_config(template, run_values(parser), self.folder)
+        self._write_manifest(state="running", seconds=self._seconds)
+        self._started = time.monotonic()
+
+    def check_trained(self) -> None:
+        """Check the config, and that the stage is trained on these data, before it is evaluated.
+
+        Raises:
+            ValueError: for a misspelt parameter, or data that are not the run's.
+            FileNotFoundError: for a stage that is not trained.
+        """
+        check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
+        if self.manifest is None or self.manifest["state"] != "done":
+            raise FileNotFoundError(
+                f"Expected the trained stage {self.name} in {self.run_dir}: train it first."
+            )
+        claim_run(self.run_dir, self.datalist)
+
+    def finish(self, checkpoints: Checkpoints) -> None:
+        """Publish the chosen weights as ``models/model.pt`` and mark the stage as done.
+
+        Args:
+            checkpoints: knows the weights that were chosen, by what, and its value.
+        """
+        chosen = checkpoints.chosen
+        (self.folder / WEIGHTS).parent.mkdir(exist_ok=True)
+        shutil.copyfile(chosen.pop("weights"), self.folder / WEIGHTS)
+        self._write_manifest(
+            state="done",
+            weights=file_digest(self.folder / WEIGHTS),
+            seconds=round(self._seconds + time.monotonic() - self._started, 1),
+            **chosen,
+        )
+
+    def judge(
+        self,
+        check: Callable[[nn.Module], tuple[dict[str, Any], list[str]]] | None,
+        device: torch.device | str = "cpu",
+        parser: ConfigParser | None = None,
+    ) -> None:
+        """Compare the published network with what the stage started from, and warn of what got worse.
+
+        The warnings stand in the manifest, what was measured in ``check.json``. Nothing else changes: the
+        stage is done.
+
+        Args:
+            check: called with the network, returns what it measured and warnings, as those of
+                :mod:`~.result_checks`; None for no check.
+            device: where to run the network.
+            parser: the stage's config; by default the running one.
+        """
+        parser = parser or running_parser()
+        measured, warnings = check(load_network(self.folder, device)) if check else ({}, [])
+        write_json(self.folder / CHECK, {"by": parser.get("result_check"), "measured": measured})
+        write_json(self.folder / "manifest.json", (self.manifest or {}) | {"warnings": warnings})
+        for warning in warnings:
+            logger.warning(f"{self.name}: {warning}.")
+
+    def judged(self, parser: ConfigParser) -> bool:
+        """Whether the stage was judged, by the very check of a config."""
+        path = self.folder / CHECK
+        by = read_json(path)["by"] if path.is_file() else None
+        return "warnings" in (self.manifest or {}) and by == parser.get("result_check")
+
+    def _write_manifest(self, **content: Any) -> None:
+        common: Mapping[str, Any] = {
+            "stage": self.name,
+            "fingerprint": self._fingerprint,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "inputs": self.input_digests(),
+            "versions": package_versions(),
+        }
+        write_json(self.folder / "manifest.json", {**content, **common})
+
+    def _put_aside(self) -> None:
+        previous = self.run_dir / "previous"
+        previous.mkdir(exist_ok=True)
+        places = (previous / f"{self.name}-{number}" for number in count(1))
+        self.folder.rename(next(place for place in places if not place.exists()))

@@ -1,0 +1,46 @@
+"""What trains the stages: engines, handlers, augmentation, pools, and the checks of what comes out."""
+
+from __future__ import annotations
+
+from .adaptation import AdaptationTrainer, ImagePool, ZipBatches
+from .adaptation_check import AdaptationCheck
+from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
+from .augmented import AugmentedSamples
+from .components import count_components, keep_components
+from .guard import TrainingError, TrainingGuard
+from .handlers import AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
+from .label_pool import label_pool
+from .precision import AutocastInferer, fast_bfloat16
+from .pseudo_labels import PseudoLabels
+from .registration import PreparePairs
+from .result_checks import RegistrationCheck, SegmentationCheck
+
+__all__ = [
+    "AdaptationCheck",
+    "AdaptationTrainer",
+    "AddSteps",
+    "AugmentedSamples",
+    "AutocastInferer",
+    "Checkpoints",
+    "EpochProgress",
+    "ImagePool",
+    "PreparePairs",
+    "PseudoLabels",
+    "RandomCurve",
+    "RandomField",
+    "RandomNoise",
+    "RandomOverlay",
+    "RandomSpatial",
+    "RandomSpectrum",
+    "RegistrationCheck",
+    "SeedEpochs",
+    "SegmentationCheck",
+    "TrainingError",
+    "TrainingGuard",
+    "ZipBatches",
+    "count_components",
+    "fast_bfloat16",
+    "keep_components",
+    "label_pool",
+    "save_atomically",
+]

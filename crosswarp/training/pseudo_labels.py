@@ -1,0 +1,126 @@
+"""Labels of images that have none, from the average of the network that learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.inferers import SimpleInferer
+from torch import Tensor, nn
+
+from ..data.batches import stack_samples
+from ..spatial import invert, sample
+from .augmentation import RandomSpatial
+from .components import count_components, keep_components
+
+
+class PseudoLabels(Mapping[str, Tensor]):
+    """Images with the labels that a teacher gives them, anew before each epoch.
+
+    A mapping of tensors, as ``data.RandomBatches`` takes it: ``image`` ``[N, C, *spatial]``,
+    ``label`` ``[N, 1, *spatial]`` (integers) and ``disagreement`` ``[N]``. As a handler of the trainer it
+    fills them anew. The teacher sees each image as it is and after random geometric
+    transforms; its answers are brought back to the image's grid and averaged. Of each class the largest
+    pieces are kept, as many as it has in the reference labels: what lies apart is a mistake that further
+    training would confirm.
+
+    ``disagreement`` is the share of the class that differs most between the average and the answer to the
+    image with other intensities, 0 to 1. Where the network fails it fails differently each time, so that it
+    tells which labels are worth learning from.
+
+    Args:
+        dataset: samples with ``image``.
+        teacher: returns logits ``[B, K, *spatial]``.
+        reference_labels: integers ``[M, 1, *spatial]``, drawn by hand, that tell of how many pieces a class
+            consists; None to keep all pieces.
+        num_classes: K.
+        spatial: draws the geometric transforms.
+        intensity: called with ``{"image": ...}``, changes intensities.
+        num_views: geometric transforms of each image.
+        max_images: most images; of more, each epoch takes a new random choice, so that no more are labelled
+            than are trained on. None for no limit.
+        start: epochs before the first labels.
+        batch_size: images in a pass.
+        inferer: runs the teacher.
+    """
+
+    def __init__(
+        self,
+        dataset: Sequence[Mapping[str, Any]],
+        teacher: nn.Module,
+        reference_labels: Tensor | None,
+        num_classes: int,
+        spatial: RandomSpatial,
+        intensity: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        num_views: int = 4,
+        max_images: int | None = None,
+        start: int = 0,
+        batch_size: int = 32,
+        inferer: Callable[..., Tensor] | None = None,
+    ) -> None:
+        samples = stack_samples(dataset, ["image"])
+        self.images, self.image_files = samples["image"], samples.files
+        self.chosen = torch.arange(len(self.images))[:max_images]
+        images = self.images[:max_images].clone()
+        self.tensors = {
+            "image": images,
+            "label": torch.zeros(len(images), 1, *images.shape[2:], dtype=torch.uint8),
+            "disagreement": torch.zeros(len(images)),
+        }
+        self.teacher, self.spatial, self.intensity = teacher, spatial, intensity
+        self.num_views, self.start, self.batch_size = num_views, start, batch_size
+        self.inferer = inferer or SimpleInferer()
+        self.components: list[int] | None = None
+        if reference_labels is not None:
+            self.components = count_components(reference_labels, num_classes)
+
+    def __getitem__(self, key: str) -> Tensor:
+        return self.tensors[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def files(self) -> list[str]:
+        """The file of each image, where the data set says so."""
+        return [self.image_files[number] for number in self.chosen.tolist()] if self.image_files else []
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer; after what seeds the epoch."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+
+    def _start_epoch(self, engine: Engine) -> None:
+        if len(self["image"]) < len(self.images):
+            self.chosen = torch.randperm(len(self.images))[: len(self["image"])]
+            self["image"].copy_(self.images[self.chosen])
+        if engine.state.epoch > self.start:
+            self.update()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Label the images."""
+        device = next(self.teacher.parameters()).device
+        self.teacher.eval()
+        for part in torch.arange(len(self["image"])).split(self.batch_size):
+            images = self["image"][part].to(device).float()
+            average = self._predict(images)
+            for _ in range(self.num_views):
+                phi = self.spatial.draw_map(images)
+                average += sample(self._predict(sample(images, phi)), invert(phi))
+            average /= 1 + self.num_views
+            other = self._predict(self.intensity({"image": images})["image"])
+            first, second = average[:, 1:].flatten(2), other[:, 1:].flatten(2)
+            mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
+            labels = average.argmax(1, keepdim=True).to(torch.uint8)
+            self["label"][part] = (
+                keep_components(labels, self.components) if self.components else labels.cpu()
+            )
+            self["disagreement"][part] = ((first - second).abs().sum(2) / mass).amax(1).cpu()
+
+    def _predict(self, images: Tensor) -> Tensor:
+        return self.inferer(images, self.teacher).softmax(1)
