@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,21 @@ import torch
 from monai.bundle import ConfigWorkflow
 from torch import Tensor
 
-from ..data import Datalist
-from ..training import save_atomically
+from ..data import Datalist, load_datalist
 from ..errors import plain_input_errors
+from ..training import save_atomically
 from ..wording import shown
-from .bundle import DATA_IDS, INFERENCE, WEIGHTS, copy_bundle_files, file_digest, load_weights, read_json, write_inference_config, write_json
+from .bundle import (
+    DATA_IDS,
+    INFERENCE,
+    WEIGHTS,
+    copy_bundle_files,
+    file_digest,
+    load_weights,
+    read_json,
+    write_inference_config,
+    write_json,
+)
 from .config import check_ids, check_overrides, flatten, read_config, running_parser, verbatim
 from .stage import claim_run, package_versions, training_warnings
 from .training_statistics import training_statistics

@@ -23,7 +23,17 @@ from torch import nn
 from .. import __version__
 from ..data import Datalist, check_datalist, check_people, datalist_digest
 from ..training import Checkpoints
-from .bundle import DATA_IDS, WEIGHTS, copy_bundle_files, file_digest, load_network, read_json, run_values, write_inference_config, write_json
+from .bundle import (
+    DATA_IDS,
+    WEIGHTS,
+    copy_bundle_files,
+    file_digest,
+    load_network,
+    read_json,
+    run_values,
+    write_inference_config,
+    write_json,
+)
 from .config import check_overrides, running_parser
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,7 @@ def training_statistics(
         device: where the network computes.
 
     Returns:
-        statistics of ``appearance`` and ``shape``, for :func:`~crosswarp.inference.quality.image_atypicality`.
+        statistics of ``appearance`` and ``shape``, for :func:`~.quality.image_atypicality`.
     """
     network = load_network(bundle, device)
     preprocessing = read_config(bundle / INFERENCE).get_parsed_content("preprocessing")

@@ -11,11 +11,19 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from crosswarp.training import save_atomically
 from crosswarp.errors import plain_input_errors
 from crosswarp.runs import load_network, start_from
-from crosswarp.runs.bundle import INFERENCE, WEIGHTS, copy_bundle_files, file_digest, run_values, write_inference_config, write_json
+from crosswarp.runs.bundle import (
+    INFERENCE,
+    WEIGHTS,
+    copy_bundle_files,
+    file_digest,
+    run_values,
+    write_inference_config,
+    write_json,
+)
 from crosswarp.runs.config import read_config
+from crosswarp.training import save_atomically
 
 TEMPLATE = {
     "imports": ["$import torch"],

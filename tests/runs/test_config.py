@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from crosswarp.runs.config import UnknownIdError, check_ids, check_overrides, flatten, read_config, running_parser, verbatim
+from crosswarp.runs.config import (
+    UnknownIdError,
+    check_ids,
+    check_overrides,
+    flatten,
+    read_config,
+    running_parser,
+    verbatim,
+)
 
 CONFIG = {
     "max_epochs": 3,
