@@ -87,16 +87,18 @@ class SegmentAndRegister(nn.Module):
         if min(moving_channels, fixed_channels) < 1 or (same_modality and moving_channels != fixed_channels):
             raise ValueError(
                 f"Expected the channels of a moving {self.moving} and a fixed {self.fixed} image stacked, "
-                f"{self.source_channels} in a source image, got shape {tuple(image.shape)}."
+                f"{self.source_channels} in a source image, got shape {list(image.shape)}."
             )
         moving = self.segment(image[:, :moving_channels], self.moving)
         fixed = self.segment(image[:, moving_channels:], self.fixed)
         if self.initialisation is None:
             maps = self.register(moving, fixed)
+        elif torch.jit.is_scripting():  # TorchScript knows no optimisers
+            raise ValueError("A scripted network aligns nothing first: export with initialisation null.")
         else:
             start = align(moving, fixed, moving_extent, fixed_extent, self.initialisation)
             maps = self.register_from(start, moving, fixed)
-        return torch.cat([*maps, moving, fixed], dim=1)
+        return torch.cat([maps[0], maps[1], moving, fixed], dim=1)
 
     def segment(self, image: torch.Tensor, modality: str) -> torch.Tensor:
         """Segment images of one modality.
@@ -111,9 +113,13 @@ class SegmentAndRegister(nn.Module):
         Raises:
             ValueError: for another modality.
         """
-        if modality not in _MODALITIES:
-            raise ValueError(f"Expected a modality in {_MODALITIES}, got {modality!r}.")
-        return self.segmentation[modality](as_float32(image)).float().softmax(1)
+        if modality == "source":
+            logits = self.segmentation["source"](as_float32(image))
+        elif modality == "target":
+            logits = self.segmentation["target"](as_float32(image))
+        else:
+            raise ValueError(f"Expected a modality 'source' or 'target', got '{modality}'.")
+        return logits.float().softmax(1)
 
     def register(self, moving: torch.Tensor, fixed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Register two label maps both ways, in one batch.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +13,17 @@ from ..spatial import as_float32
 from .pooling import halve
 
 
-def _match_channels(x: torch.Tensor, conv: Any) -> torch.Tensor:
-    """Put zero channels in front of an input of ``conv``, or drop its last ones, to add it to the output."""
-    missing = conv.out_channels - conv.in_channels
+def _match_channels(x: torch.Tensor, channels: int) -> torch.Tensor:
+    """Put zero channels in front, or drop the last ones, so that there are ``channels``."""
+    missing = channels - x.shape[1]
     return F.pad(x, [0, 0] * (x.ndim - 2) + [max(missing, 0), min(missing, 0)])
+
+
+def _crop(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Cut off the end of each axis of space where ``x`` is longer."""
+    for axis in range(2, x.ndim):
+        x = x.narrow(axis, 0, like.shape[axis])
+    return x
 
 
 class DisplacementUNet(nn.Module):
@@ -78,17 +84,20 @@ class DisplacementUNet(nn.Module):
             ``[B, D, *spatial]``, float32, normalised units.
         """
         x = as_float32(x)
-        skips = []
-        for conv in self.downs:
+        skips: list[torch.Tensor] = []
+        for down in self.downs:
             skips.append(x)
-            y = conv(F.leaky_relu(x))
-            x = y + _match_channels(halve(x), conv).to(y.dtype)
-        for conv, norm, skip in zip(reversed(self.ups), reversed(self.norms), reversed(skips), strict=True):
-            y = conv(F.leaky_relu(x))
-            x = _match_channels(x, conv)
-            x = F.interpolate(x, scale_factor=2, mode=self.interpolation, align_corners=False)
-            x = norm(y + x.to(y.dtype))[tuple(map(slice, (None, None, *skip.shape[2:])))]
-            x = torch.cat([x, skip], dim=1)
+            y = down(F.leaky_relu(x))
+            x = y + _match_channels(halve(x), y.shape[1]).to(y.dtype)
+        # of the modules in a slice, TorchScript knows nothing but `forward`
+        for up, norm in zip(self.ups[::-1], self.norms[::-1]):  # noqa: B905
+            skip = skips.pop()
+            y = up.forward(F.leaky_relu(x))
+            x = _match_channels(x, y.shape[1])
+            x = F.interpolate(x, scale_factor=2.0, mode=self.interpolation, align_corners=False)
+            x = torch.cat([_crop(norm.forward(y + x.to(y.dtype)), skip), skip], dim=1)
+        if torch.jit.is_scripting():
+            return self.head(x) / 10
         device = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # "meta" has none
         with torch.autocast(device, enabled=False):  # half precision would put steps into the field
             return self.head(x.float()) / 10

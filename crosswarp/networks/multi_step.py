@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..spatial import as_float32, identity_map, sample
+from ..spatial import as_float32, identity_like, sample
 from .pooling import halve
 
 
@@ -48,6 +48,7 @@ class MultiStepRegistration(nn.Module):
             )
         self.networks = nn.ModuleList(networks)
         self.downsampling = tuple(downsampling)
+        self.levels = [factor.bit_length() - 1 for factor in downsampling]  # halvings before each step
         self.image_channels = image_channels
         self.active = len(self.networks)
 
@@ -66,26 +67,27 @@ class MultiStepRegistration(nn.Module):
         if images.shape[1] != 2 * self.image_channels:
             raise ValueError(
                 f"Expected moving and fixed image stacked to {2 * self.image_channels} channels, "
-                f"got shape {tuple(images.shape)}."
+                f"got shape {list(images.shape)}."
             )
         pyramid = [as_float32(images)]
-        while 2 ** (len(pyramid) - 1) < self.downsampling[0]:
+        for _ in range(self.levels[0]):
             pyramid.append(halve(pyramid[-1]))
 
-        displacements: list[torch.Tensor] = []
-        for network, factor in zip(self.networks, self.downsampling[: self.active], strict=False):
-            pair = pyramid[factor.bit_length() - 1]
-            if displacements:
-                moving, fixed = pair.split(self.image_channels, dim=1)
-                pair = torch.cat([sample(moving, self._map(displacements, moving)), fixed], dim=1)
-            displacements.append(network(pair).float())
-        return self._map(displacements, images)
+        displacements: list[torch.Tensor] = []  # the finest step first
+        for step, network in enumerate(self.networks):
+            if step < self.active:
+                pair = pyramid[self.levels[step]]
+                if step > 0:
+                    moving, fixed = pair.split(self.image_channels, dim=1)
+                    pair = torch.cat([sample(moving, _composed(displacements, moving)), fixed], dim=1)
+                displacements.insert(0, network(pair).float())
+        return _composed(displacements, images)
 
-    @staticmethod
-    def _map(displacements: Sequence[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
-        """Evaluate the composition of the steps on the grid of ``image``, the finest step first."""
-        phi = identity_map(image.shape[2:], image.device)
-        for step, shift in enumerate(reversed(displacements)):
-            on_grid = step == 0 and shift.shape[2:] == image.shape[2:]  # then there is nothing to interpolate
-            phi = phi + (shift if on_grid else sample(shift, phi))
-        return phi
+
+def _composed(displacements: list[torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+    """Evaluate the composition of the steps, the finest first, on the grid of ``image``."""
+    phi = identity_like(image)
+    for step, shift in enumerate(displacements):
+        on_grid = step == 0 and shift.shape[2:] == image.shape[2:]  # then there is nothing to interpolate
+        phi = phi + (shift if on_grid else sample(shift, phi))
+    return phi

@@ -15,6 +15,7 @@ def halve(x: torch.Tensor) -> torch.Tensor:
     Returns:
         ``[B, C, *half]``, each axis half as long, rounded up.
     """
-    average = F.avg_pool2d if x.ndim == 4 else F.avg_pool3d
     kernel = [2 if size > 1 else 1 for size in x.shape[2:]]  # avg_pool3d refuses a kernel longer than an axis
-    return average(x, kernel, stride=2, ceil_mode=True)
+    if x.ndim == 4:
+        return F.avg_pool2d(x, kernel, stride=2, ceil_mode=True)
+    return F.avg_pool3d(x, kernel, stride=2, ceil_mode=True)

@@ -19,8 +19,18 @@ def identity_map(spatial_shape: Sequence[int], device: torch.device | str | None
     Returns:
         ``[1, D, *spatial_shape]``, float32, normalised coordinates.
     """
-    axes = [torch.linspace(0, 1, size, dtype=torch.float32, device=device) for size in spatial_shape]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+    return identity_like(torch.empty((), device=device).expand(1, 1, *spatial_shape))
+
+
+def identity_like(image: torch.Tensor) -> torch.Tensor:
+    """Return the identity on the grid of an image, ``[1, D, *spatial]``; TorchScript compiles it.
+
+    Args:
+        image: ``[B, C, *spatial]``.
+    """
+    shape, device = image.shape[2:], image.device
+    axes = [torch.linspace(0, 1, size, dtype=torch.float32, device=device) for size in shape]
+    return torch.stack(torch.meshgrid(axes, indexing="ij"))[None]
 
 
 def displacement(phi: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from monai.data import MetaTensor
 
 from ..finite import NonFiniteError, is_finite
 
-_GRID_SAMPLE_MODES = {"linear": "bilinear", "nearest": "nearest"}  # torch says bilinear in 3D too
+_MODES = ("linear", "nearest")
 _PADDINGS = ("border", "zeros")
 
 
@@ -17,6 +17,8 @@ def as_float32(tensor: torch.Tensor) -> torch.Tensor:
 
     Field arithmetic starts with this: half precision would cost voxels, and ``MetaTensor`` time.
     """
+    if torch.jit.is_scripting():
+        return tensor.float()
     return (tensor.as_tensor() if isinstance(tensor, MetaTensor) else tensor).float()
 
 
@@ -42,9 +44,25 @@ def sample(
         ValueError: for an unknown mode or padding, or where the shapes do not fit.
         NonFiniteError: on the CPU, for a map with NaN or infinity; elsewhere it would be waited for.
     """
-    if mode not in _GRID_SAMPLE_MODES or padding not in _PADDINGS:
+    if not torch.jit.is_scripting():
+        _check(image, phi, mode, padding)
+    batch = [max(image.shape[0], phi.shape[0])] + [-1] * (phi.ndim - 1)
+    grid = (2 * as_float32(phi) - 1).flip(1).movedim(1, -1)  # grid_sample wants [-1, 1], last axis first
+    warped = F.grid_sample(
+        as_float32(image).expand(batch),
+        grid.expand(batch),
+        mode="bilinear" if mode == "linear" else mode,  # torch says bilinear in 3D too
+        padding_mode=padding,
+        align_corners=True,
+    )
+    return warped if mode == "linear" or image.is_floating_point() else warped.to(image.dtype)
+
+
+def _check(image: torch.Tensor, phi: torch.Tensor, mode: str, padding: str) -> None:
+    """Refuse what :func:`sample` cannot read."""
+    if mode not in _MODES or padding not in _PADDINGS:
         raise ValueError(
-            f"Expected mode in {tuple(_GRID_SAMPLE_MODES)} and padding in {_PADDINGS}, "
+            f"Expected mode in {_MODES} and padding in {_PADDINGS}, "
             f"got mode={mode!r} and padding={padding!r}."
         )
     if image.ndim != phi.ndim or phi.ndim not in (4, 5) or phi.shape[1] != phi.ndim - 2:
@@ -58,16 +76,6 @@ def sample(
             f"got {image.shape[0]} images and {phi.shape[0]} maps."
         )
     _check_coordinates(phi)
-    batch = max(image.shape[0], phi.shape[0])
-    grid = (2 * as_float32(phi) - 1).flip(1).movedim(1, -1)  # grid_sample wants [-1, 1], last axis first
-    warped = F.grid_sample(
-        as_float32(image).expand(batch, *image.shape[1:]),
-        grid.expand(batch, *grid.shape[1:]),
-        mode=_GRID_SAMPLE_MODES[mode],
-        padding_mode=padding,
-        align_corners=True,
-    )
-    return warped if mode == "linear" or image.is_floating_point() else warped.to(image.dtype)
 
 
 def _check_coordinates(phi: torch.Tensor) -> None:

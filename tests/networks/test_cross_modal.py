@@ -107,7 +107,7 @@ def test_faulty_input_is_named():
         (("target", "target"), 3),
         (("source", "target"), 1),
     ]:
-        with pytest.raises(ValueError, match=rf"moving {modalities[0]}.*got shape \(1, {channels}, 8, 8\)"):
+        with pytest.raises(ValueError, match=rf"moving {modalities[0]}.*got shape \[1, {channels}, 8, 8\]"):
             model(2, moving=modalities[0], fixed=modalities[1])(torch.rand(1, channels, 8, 8))
 
 

@@ -209,5 +209,5 @@ def test_faulty_arguments_are_named():
     for factors in ([3, 1], [1, 2], [2, 0]):
         with pytest.raises(ValueError, match="powers of two from coarse to fine"):
             MultiStepRegistration(networks, factors, 1)
-    with pytest.raises(ValueError, match=r"stacked to 2 channels, got shape \(1, 3, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"stacked to 2 channels, got shape \[1, 3, 8, 8\]"):
         MultiStepRegistration(networks, [2, 1], 1)(torch.rand(1, 3, 8, 8))
