@@ -19,16 +19,14 @@ from typing import Any
 import fire
 import nibabel as nib
 import numpy as np
-import torch
 from common import Row, print_table, report
 from scipy.ndimage import zoom
 
-from crosswarp.inference.quality import image_atypicality, judge, pair_quality
-from crosswarp.runs.bundle import INFERENCE, load_network
+from crosswarp import load
+from crosswarp.inference.registrar import Registrar
 from crosswarp.runs.chain import data_of_run
-from crosswarp.runs.config import read_config
 from crosswarp.spatial.itk_files import transform_points
-from crosswarp.spatial.physical import itk_transforms, lps_affine
+from crosswarp.spatial.physical import lps_affine
 
 Array = np.ndarray[Any, Any]
 
@@ -71,42 +69,6 @@ SPOILT: dict[str, Callable[[Array], Array]] = {
 }
 
 
-class Pairs:
-    """The chain of a run, from files to quality and transforms."""
-
-    def __init__(self, run: str) -> None:
-        parser = read_config(Path(run) / INFERENCE)
-        self.preprocessing = parser.get_parsed_content("preprocessing")
-        self.statistics, self.limits = parser["training_statistics"], parser["quality_limits"]
-        self.inferer, self.network = parser.get_parsed_content("inferer"), load_network(run)
-
-    def predict(
-        self, moving: str, fixed: str, modalities: tuple[str, str]
-    ) -> tuple[Any, dict[str, torch.Tensor]]:
-        item = self.preprocessing({"moving": moving, "fixed": fixed})
-        network: Any = self.network
-        network.moving, network.fixed = modalities
-        with torch.no_grad():
-            pred = self.inferer(item["image"].as_tensor()[None], network)
-        return item, network.split(pred)
-
-    def verdict(self, moving: str, fixed: str, modalities: tuple[str, str]) -> str:
-        item, parts = self.predict(moving, fixed, modalities)
-        phi, back, *labels = parts.values()
-        quality = pair_quality(phi, back, labels[0], labels[1], item["moving"], item["fixed"])
-        images = item["image"].as_tensor()[None].split([len(item["moving"]), len(item["fixed"])], dim=1)
-        quality["atypicality"] = {
-            key: image_atypicality(image, parts[f"{key}_probabilities"], self.statistics[modality])
-            for key, image, modality in zip(("moving", "fixed"), images, modalities, strict=True)
-        }
-        return judge(quality, self.limits)[0]
-
-    def transforms(self, moving: str, fixed: str, modalities: tuple[str, str]) -> tuple[Any, Any]:
-        item, parts = self.predict(moving, fixed, modalities)
-        places = [(image.affine, image.shape[1:]) for image in (item["fixed"], item["moving"])]
-        return itk_transforms(parts["moving_to_fixed"], *places[0], *places[1])
-
-
 def resaved(path: str, target: Path, change: Callable[[Array], Array]) -> str:
     """An image with other voxels, in the same place."""
     image = nib.Nifti1Image.from_filename(path)
@@ -145,7 +107,7 @@ def grid_points(path: str, steps: int | None = None) -> tuple[Array, float]:
     return index @ matrix[:2, :2].T + matrix[:2, 2], float(np.linalg.norm(matrix[:2, 0]))
 
 
-def verdict_rows(pairs: Pairs, source: list[str], target: list[str], folder: Path) -> list[Row]:
+def verdict_rows(trained: Registrar, source: list[str], target: list[str], folder: Path) -> list[Row]:
     """How many pairs of each case are ok, to check and failed."""
     right, rng, size = (
         ("source", "target"),
@@ -173,12 +135,14 @@ def verdict_rows(pairs: Pairs, source: list[str], target: list[str], folder: Pat
         cases[f"fixed image {name}"] = source, files[1], right
     rows = []
     for case, (moving, fixed, modalities) in cases.items():
-        verdicts = Counter(pairs.verdict(m, f, modalities) for m, f in zip(moving, fixed, strict=True))
+        verdicts = Counter(
+            trained.register(m, f, *modalities).verdict for m, f in zip(moving, fixed, strict=True)
+        )
         rows.append({"case": case, **{verdict: verdicts[verdict] for verdict in ("ok", "check", "failed")}})
     return rows
 
 
-def exactness_rows(pairs: Pairs, source: list[str], target: list[str], folder: Path) -> list[Row]:
+def exactness_rows(trained: Registrar, source: list[str], target: list[str], folder: Path) -> list[Row]:
     """Error of the exported inverse, and what it changes to store the fixed image otherwise."""
     rows = []
     right = ("source", "target")
@@ -186,14 +150,14 @@ def exactness_rows(pairs: Pairs, source: list[str], target: list[str], folder: P
         errors: list[float] = []
         apart: dict[str, list[Array]] = {}
         for m, f in zip(moving, fixed, strict=True):
-            forward, inverse = pairs.transforms(m, f, modalities)
+            pair = trained.register(m, f, *modalities)
             points, _ = grid_points(f)
-            there_and_back = transform_points(inverse, transform_points(forward, points))
+            there_and_back = transform_points(pair.inverse, transform_points(pair.transform, points))
             errors.append(float(np.linalg.norm(there_and_back - points, axis=1).mean()))
             points, spacing = grid_points(f, 20)
-            expected = transform_points(forward, points)
+            expected = transform_points(pair.transform, points)
             for name, path in stored_otherwise(f, folder).items():
-                found = transform_points(pairs.transforms(m, path, modalities)[0], points)
+                found = transform_points(trained.register(m, path, *modalities).transform, points)
                 apart.setdefault(name, []).append(np.linalg.norm(found - expected, axis=1) / spacing)
         row: Row = {"direction": " to ".join(modalities), "inverse mm": float(np.mean(errors))}
         rows.append(
@@ -210,12 +174,12 @@ def main(run: str, out: str | None = None) -> dict[str, Any]:
         out: file for the figures as JSON.
     """
     arguments = locals().copy()
-    data, pairs = data_of_run(run), Pairs(run)
+    data, trained = data_of_run(run), load(run, training_warnings=[])
     source, target = ([record["image"] for record in each.test] for each in (data.source, data.target))
     count = min(len(source), len(target))
     with tempfile.TemporaryDirectory() as temporary:
         files = source[:count], target[:count], Path(temporary)
-        verdicts, exactness = verdict_rows(pairs, *files), exactness_rows(pairs, *files)
+        verdicts, exactness = verdict_rows(trained, *files), exactness_rows(trained, *files)
     print_table(exactness)
     return report("trust", arguments, verdicts, out, exactness=exactness)
 

@@ -59,7 +59,10 @@ apidoc_modules = [
     {
         "path": "../crosswarp",
         "destination": "docs/reference/_api",
-        "exclude_patterns": ["**/__main__.py", "**/registrar.py"],  # the second has a page of its own
+        "exclude_patterns": [
+            "**/__main__.py",
+            "**/inference/registra*.py",
+        ],  # the latter have a page of their own
         "max_depth": 2,
         "module_first": True,
         "automodule_options": {"members", "show-inheritance"},

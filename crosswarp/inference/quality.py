@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 
 from ..metrics.overlap import dice_per_class, warp_labels
 from ..metrics.typicality import Statistics, appearance_features, atypicality, shape_features
+from ..networks import Prediction
 from ..spatial import compose, fold_fraction, identity_map, jacobian_determinant
 from ..spatial.alignment import apply_affine
 from ..spatial.physical import fractions_affine, physical_displacement
@@ -29,21 +30,11 @@ LIMITS: Mapping[str, tuple[float, float]] = {
 _PLACES = 9  # along each axis, at which extents are compared
 
 
-def pair_quality(
-    moving_to_fixed: torch.Tensor,
-    fixed_to_moving: torch.Tensor,
-    moving_probabilities: torch.Tensor,
-    fixed_probabilities: torch.Tensor,
-    moving: MetaTensor,
-    fixed: MetaTensor,
-) -> dict[str, Any]:
+def pair_quality(found: Prediction, moving: MetaTensor, fixed: MetaTensor) -> dict[str, Any]:
     """Measure what shows in a registered pair itself, without any manual label.
 
     Args:
-        moving_to_fixed: ``[1, D, *spatial]``, normalised map.
-        fixed_to_moving: ``[1, D, *spatial]``, the map of the other direction.
-        moving_probabilities: ``[1, K, *spatial]``, of each class.
-        fixed_probabilities: ``[1, K, *spatial]``, of each class.
+        found: what is predicted of the one pair.
         moving: the moving image ``[C, *its_spatial]``, for lengths in mm.
         fixed: the fixed image ``[C, *its_spatial]``.
 
@@ -56,11 +47,12 @@ def pair_quality(
         ``inverse_error_percent``, the same in percent of the moving image's diagonal; ``extent_overlap``, the
         part of the fixed image, 0 to 1, that the moving one covers in space as it lies.
     """
-    classes = moving_probabilities.shape[1]
+    moving_to_fixed, fixed_to_moving, *probabilities = found
+    classes = found.moving_probabilities.shape[1]
     labels = {}
     confidence = {}
-    for name, probabilities in (("moving", moving_probabilities), ("fixed", fixed_probabilities)):
-        best, labels[name] = probabilities.max(1, keepdim=True)
+    for name, each in zip(("moving", "fixed"), probabilities, strict=True):
+        best, labels[name] = each.max(1, keepdim=True)
         inside = best[labels[name] > 0]
         confidence[name] = inside.mean().item() if len(inside) else 0.0
     warped = warp_labels(labels["moving"], moving_to_fixed, classes)

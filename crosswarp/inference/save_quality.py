@@ -18,8 +18,9 @@ from torch import Tensor
 from ..files import replacing
 from ..metrics import warp_labels
 from ..metrics.typicality import Statistics
+from ..networks import Prediction
 from ..report.figures import pair_figure
-from ..spatial import sample
+from ..spatial import as_float32, sample
 from .quality import LIMITS, image_atypicality, judge, pair_quality
 from .results import file_stem
 from .transforms import pair_name
@@ -39,9 +40,8 @@ class SaveQualityd(MapTransform):
     Args:
         keys: the moving and the fixed image, in this order.
         output_dir: folder for the files.
-        num_classes: classes, background included.
         image_key: the network's input, moving and fixed on channels.
-        pred_key: the prediction of ``networks.SegmentAndRegister``.
+        pred_key: the packed :class:`~..networks.Prediction`.
         limits: quantity -> value beyond which to check, value beyond which it failed.
         statistics: of the training images of the modality of either key, see
             :func:`~crosswarp.inference.quality.image_atypicality`.
@@ -53,7 +53,6 @@ class SaveQualityd(MapTransform):
         self,
         keys: KeysCollection,
         output_dir: str | Path,
-        num_classes: int,
         image_key: str = "image",
         pred_key: str = "pred",
         limits: Mapping[str, Sequence[float]] = LIMITS,
@@ -61,31 +60,26 @@ class SaveQualityd(MapTransform):
         training_warnings: Sequence[str] = (),
     ) -> None:
         super().__init__(keys)
-        self.output_dir, self.num_classes = Path(output_dir), num_classes
+        self.output_dir = Path(output_dir)
         self.image_key, self.pred_key = image_key, pred_key
         self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
         self.statistics = statistics or {}
         self.training_warnings = list(training_warnings)
 
-    def parts(self, data: Mapping[Hashable, Any]) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-        """The network's input, both maps, and the class probabilities of both images, each ``[1, ...]``."""
-        dims, classes = data[self.keys[1]].ndim - 1, self.num_classes
-        image, pred = (
-            data[key][None].as_subclass(Tensor).float().cpu() for key in (self.image_key, self.pred_key)
-        )
-        phi, back, *probabilities = pred.split([dims, dims, classes, classes], dim=1)
-        return image, phi, back, probabilities
+    def parts(self, data: Mapping[Hashable, Any]) -> tuple[list[Tensor], Prediction]:
+        """What the network was given of the moving and the fixed image, and what it predicts, on the CPU."""
+        image = as_float32(data[self.image_key][None]).cpu()
+        channels = [len(data[key]) for key in self.keys]
+        return list(image.split(channels, dim=1)), Prediction.of_item(data[self.pred_key].cpu())
 
     def measure(self, data: Mapping[Hashable, Any]) -> dict[str, Any]:
         """The quality of a pair and the verdict, without writing anything."""
         moving, fixed = (data[key] for key in self.keys)
-        image, phi, back, probabilities = self.parts(data)
-        quality = pair_quality(phi, back, probabilities[0], probabilities[1], moving, fixed)
+        images, found = self.parts(data)
+        quality = pair_quality(found, moving, fixed)
         quality["atypicality"] = {
-            key: image_atypicality(each, predicted, self.statistics.get(key))
-            for key, each, predicted in zip(
-                ("moving", "fixed"), image.split([len(moving), len(fixed)], dim=1), probabilities, strict=True
-            )
+            key: image_atypicality(image, probabilities, self.statistics.get(key))
+            for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True)
         }
         verdict, reasons = judge(quality, self.limits)
         if self.training_warnings and verdict == "ok":
@@ -120,8 +114,7 @@ class SaveQualityd(MapTransform):
         logger.log(level, ": ".join([stem, verdict, *(["; ".join(said)] if said else [])]))
         with replacing(self.output_dir / f"{stem}_quality.json") as path:
             path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
-        image, phi, back, probabilities = self.parts(data)
-        figure = pair_figure(self.pictured(image, len(moving), phi, back, probabilities))
+        figure = pair_figure(self.pictured(*self.parts(data)))
         lines = [stem, f"{verdict}: {'; '.join(said)}" if said else verdict]
         title = "\n".join(textwrap.fill(line, 130) for line in lines)
         width, height = figure.get_size_inches()
@@ -131,24 +124,18 @@ class SaveQualityd(MapTransform):
             figure.savefig(path, dpi=110)
         return result
 
-    def pictured(
-        self,
-        image: Tensor,
-        moving_channels: int,
-        phi: Tensor,
-        back: Tensor,
-        probabilities: Sequence[Tensor],
-    ) -> dict[str, Any]:
+    def pictured(self, images: Sequence[Tensor], found: Prediction) -> dict[str, Any]:
         """What :func:`~.figures.pair_figure` shows: first channels, predicted labels, both maps."""
-        labels = [each.argmax(1, keepdim=True).to(torch.uint8) for each in probabilities]
-        images = image[:, :1], image[:, moving_channels : moving_channels + 1]
+        moving, fixed = (image[:, :1] for image in images)
+        labels = [each.argmax(1, keepdim=True).to(torch.uint8) for each in found[2:]]
+        classes = found.moving_probabilities.shape[1]
         shown = {
-            "moving": images[0],
-            "fixed": images[1],
-            "warped": sample(images[0], phi),
+            "moving": moving,
+            "fixed": fixed,
+            "warped": sample(moving, found.moving_to_fixed),
             "moving_label": labels[0],
             "fixed_label": labels[1],
-            "warped_label": warp_labels(labels[0], phi, self.num_classes),
+            "warped_label": warp_labels(labels[0], found.moving_to_fixed, classes),
         }
-        maps = {"phi": phi[0].numpy(), "phi_inverse": back[0].numpy()}
+        maps = {"phi": found.moving_to_fixed[0].numpy(), "phi_inverse": found.fixed_to_moving[0].numpy()}
         return {key: value[0, 0].numpy() for key, value in shown.items()} | maps

@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..files import replacing
-from ..spatial import identity_map, resize_map, sample
+from ..networks.prediction import Prediction, moving_to_fixed
+from ..spatial import resize_image, resize_map, sample
 from ..spatial.physical import fractions_affine, itk_transforms, total_displacement_field
 from .results import file_stem
 
@@ -71,14 +72,14 @@ class ExtentOfd(MapTransform):
 class WarpMovingd(MapTransform):
     """Warp moving images onto the fixed image's own grid, as ``warped_<key>``.
 
-    The map is read from the first D channels of the prediction ``[D + ..., *spatial]`` on the network's grid.
-    Its coordinates are fractions of the image, so it needs only resampling to fit any grid of the same field
-    of view. The result is named after both files, ``<moving>_to_<fixed>``.
+    The map comes on the network's grid. Its coordinates are fractions of the image, so it needs only
+    resampling to fit any grid of the same field of view. The result is named after both files,
+    ``<moving>_to_<fixed>``.
 
     Args:
         keys: what to warp, each ``[C, *spatial]`` of any size; a key that an item lacks is left out.
         modes: ``"linear"`` or ``"nearest"``, for each key.
-        map_key: the prediction.
+        map_key: the prediction ``[D + ..., *spatial]``; see :func:`~..networks.prediction.moving_to_fixed`.
         reference: the fixed image, whose grid and affine the result takes.
     """
 
@@ -97,8 +98,7 @@ class WarpMovingd(MapTransform):
         """Add the warped images to an item."""
         result = dict(data)
         reference = result[self.reference]
-        dims = reference.ndim - 1
-        phi = resize_map(result[self.map_key][None, :dims].as_subclass(Tensor).float(), reference.shape[1:])
+        phi = resize_map(moving_to_fixed(result[self.map_key]), reference.shape[1:])
         for key, mode in self.key_iterator(result, self.modes):
             moving = result[key].as_subclass(Tensor).to(phi.device)
             name = f"{pair_name(result[key], reference)}.nii.gz"
@@ -117,7 +117,7 @@ class SaveTransformsd(MapTransform):
     Args:
         keys: the moving and the fixed image, in this order.
         output_dir: folder for the files.
-        map_key: the prediction ``[D + ..., *spatial]``, whose first D channels are the map.
+        map_key: the prediction ``[D + ..., *spatial]``; see :func:`~..networks.prediction.moving_to_fixed`.
         transform_suffix: ``".h5"``, or ``".tfm"`` for text.
         displacement_suffix: ``".nii.gz"``, ``".mha"`` or ``".nrrd"``; None for no displacement field.
 
@@ -147,7 +147,7 @@ class SaveTransformsd(MapTransform):
         """Write the files; the item stays as it is."""
         result = dict(data)
         moving, fixed = (result[key] for key in self.keys)
-        phi = result[self.map_key][None, : fixed.ndim - 1].as_subclass(Tensor).float()
+        phi = moving_to_fixed(result[self.map_key])
         forward, inverse = itk_transforms(phi, fixed.affine, fixed.shape[1:], moving.affine, moving.shape[1:])
         stem = pair_name(moving, fixed)
         for name, transform in (("transform", forward), ("inverse", inverse)):
@@ -163,27 +163,24 @@ class SaveTransformsd(MapTransform):
 
 
 class PredictedLabelsd(MapTransform):
-    """Take the predicted labels of both images out of the prediction of ``networks.SegmentAndRegister``.
+    """Take the predicted labels of both images out of a :class:`~..networks.Prediction`.
 
     Args:
         keys: the moving and the fixed image, in this order; ``<key>_label`` is added for each that has none
             yet, uint8 on its own grid.
-        num_classes: classes, background included.
         pred_key: the prediction ``[2D + 2K, *spatial]``.
     """
 
-    def __init__(self, keys: KeysCollection, num_classes: int, pred_key: str = "pred") -> None:
+    def __init__(self, keys: KeysCollection, pred_key: str = "pred") -> None:
         super().__init__(keys)
-        self.num_classes, self.pred_key = num_classes, pred_key
+        self.pred_key = pred_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the labels to an item."""
         result = dict(data)
-        probabilities = result[self.pred_key][-2 * self.num_classes :].as_subclass(Tensor).float()
-        for key, classes in zip(self.keys, probabilities.chunk(2), strict=True):
-            if f"{key}_label" in result:
-                continue
-            grid = identity_map(result[key].shape[1:], classes.device)
-            labels = sample(classes[None], grid).argmax(1).to(torch.uint8)
-            result[f"{key}_label"] = on_grid_of(labels, result[key])
+        found = Prediction.of_item(result[self.pred_key])
+        for key, classes in zip(self.keys, found[2:], strict=True):
+            if f"{key}_label" not in result:
+                labels = resize_image(classes, result[key].shape[1:]).argmax(1).to(torch.uint8)
+                result[f"{key}_label"] = on_grid_of(labels, result[key])
         return result

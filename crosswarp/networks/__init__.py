@@ -5,6 +5,13 @@ from __future__ import annotations
 from .cross_modal import SegmentAndRegister
 from .displacement_unet import DisplacementUNet
 from .multi_step import MultiStepRegistration
+from .prediction import Prediction
 from .translation import TranslationGenerator
 
-__all__ = ["DisplacementUNet", "MultiStepRegistration", "SegmentAndRegister", "TranslationGenerator"]
+__all__ = [
+    "DisplacementUNet",
+    "MultiStepRegistration",
+    "Prediction",
+    "SegmentAndRegister",
+    "TranslationGenerator",
+]

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..spatial import as_float32, compose, identity_map, sample
 from ..spatial.alignment import ALIGNMENTS, align, apply_affine
+from .prediction import pack
 
 _MODALITIES = ("source", "target")
 
@@ -15,7 +16,7 @@ _MODALITIES = ("source", "target")
 class SegmentAndRegister(nn.Module):
     """Register two images through their predicted label maps, both ways (Demir & Niethammer, MIDL 2024).
 
-    One tensor goes in and one comes out, as MONAI bundles want it; :meth:`split` names the parts.
+    One tensor goes in and one comes out, as MONAI bundles want it: a packed :class:`~.prediction.Prediction`.
 
     Args:
         source_segmentation: from source images to logits ``[B, K, *spatial]``.
@@ -71,8 +72,17 @@ class SegmentAndRegister(nn.Module):
             fixed_extent: that of the fixed image.
 
         Returns:
-            ``[B, 2 * D + 2 * K, *spatial]``, float32: moving_to_fixed, fixed_to_moving, class
-            probabilities of the moving image, class probabilities of the fixed image.
+            ``[B, 2 * D + 2 * K, *spatial]``, float32, a packed :class:`~.prediction.Prediction`.
+
+        Raises:
+            ValueError: if the channels cannot be those of the two modalities.
+        """
+        moving, fixed = self.images(image)
+        moving, fixed = self.segment(moving, self.moving), self.segment(fixed, self.fixed)
+        return self.predict(moving, fixed, moving_extent, fixed_extent)
+
+    def images(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take the moving and the fixed image out of the network's input.
 
         Raises:
             ValueError: if the channels cannot be those of the two modalities.
@@ -89,8 +99,26 @@ class SegmentAndRegister(nn.Module):
                 f"Expected the channels of a moving {self.moving} and a fixed {self.fixed} image stacked, "
                 f"{self.source_channels} in a source image, got shape {list(image.shape)}."
             )
-        moving = self.segment(image[:, :moving_channels], self.moving)
-        fixed = self.segment(image[:, moving_channels:], self.fixed)
+        return image[:, :moving_channels], image[:, moving_channels:]
+
+    def predict(
+        self,
+        moving: torch.Tensor,
+        fixed: torch.Tensor,
+        moving_extent: torch.Tensor | None = None,
+        fixed_extent: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Register two segmented images both ways, from the alignment that is set.
+
+        Args:
+            moving: class probabilities ``[B, K, *spatial]``.
+            fixed: class probabilities ``[B, K, *spatial]``.
+            moving_extent: see :meth:`forward`.
+            fixed_extent: see :meth:`forward`.
+
+        Returns:
+            what :meth:`forward` does.
+        """
         if self.initialisation is None:
             maps = self.register(moving, fixed)
         elif torch.jit.is_scripting():  # TorchScript knows no optimisers
@@ -98,7 +126,7 @@ class SegmentAndRegister(nn.Module):
         else:
             start = align(moving, fixed, moving_extent, fixed_extent, self.initialisation)
             maps = self.register_from(start, moving, fixed)
-        return torch.cat([maps[0], maps[1], moving, fixed], dim=1)
+        return pack(maps[0], maps[1], moving, fixed)
 
     def segment(self, image: torch.Tensor, modality: str) -> torch.Tensor:
         """Segment images of one modality.
@@ -156,17 +184,3 @@ class SegmentAndRegister(nn.Module):
         to_fixed, to_moving = self.register(sample(moving, apply_affine(start, identity)), fixed)
         back = apply_affine(torch.linalg.inv(start), identity)
         return apply_affine(start, to_fixed), compose(to_moving, back)
-
-    def split(self, pred: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Name the parts of an output.
-
-        Args:
-            pred: ``[B, 2 * D + 2 * K, *spatial]``, from :meth:`forward`.
-
-        Returns:
-            ``moving_to_fixed``, ``fixed_to_moving``, ``moving_probabilities`` and ``fixed_probabilities``.
-        """
-        dims = pred.ndim - 2
-        classes = (pred.shape[1] - 2 * dims) // 2
-        names = ("moving_to_fixed", "fixed_to_moving", "moving_probabilities", "fixed_probabilities")
-        return dict(zip(names, pred.split([dims, dims, classes, classes], dim=1), strict=True))

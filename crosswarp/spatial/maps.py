@@ -95,3 +95,18 @@ def resize_map(phi: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor:
         ``[B, D, *spatial_shape]``.
     """
     return compose(phi, identity_map(spatial_shape, phi.device))
+
+
+def resize_image(image: torch.Tensor, spatial_shape: Sequence[int]) -> torch.Tensor:
+    """Return an image on another grid over the same extent, interpolated linearly; unchanged on its own.
+
+    Args:
+        image: ``[B, C, *spatial]``.
+        spatial_shape: length of each axis of the new grid.
+
+    Returns:
+        ``[B, C, *spatial_shape]``, float32.
+    """
+    if image.shape[2:] == torch.Size(spatial_shape):
+        return as_float32(image)
+    return sample(image, identity_map(spatial_shape, image.device))

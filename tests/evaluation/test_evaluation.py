@@ -17,6 +17,7 @@ import scripts.evaluation.evaluation  # by this name the configs know it
 import scripts.networks
 from crosswarp.errors import plain_input_errors
 from crosswarp.metrics import dice_per_class, warp_labels
+from crosswarp.networks import Prediction
 from crosswarp.runs import load_network
 from crosswarp.runs.bundle import read_json, write_json
 from tests.cohorts import write_blob_cohort
@@ -129,11 +130,11 @@ def test_both_directions_agree_with_the_network_run_on_each_pair(tmp_path: Path,
         for i, j in product(range(2), range(2)):
             a, b = datasets[moving][i], datasets[fixed][j]
             with torch.no_grad():
-                parts = network.split(
+                found = Prediction.split(
                     network(torch.cat([a["image"], b["image"]])[None].as_subclass(torch.Tensor))
                 )
             warped = warp_labels(
-                a["label"][None].as_subclass(torch.Tensor), parts["moving_to_fixed"], len(names) + 1
+                a["label"][None].as_subclass(torch.Tensor), found.moving_to_fixed, len(names) + 1
             )
             expected = dice_per_class(warped, b["label"][None], len(names) + 1)[0]
             measured = of(

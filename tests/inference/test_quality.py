@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 from crosswarp.finite import NonFiniteError
 from crosswarp.inference.quality import image_atypicality, judge, pair_quality
 from crosswarp.metrics.typicality import appearance_features, learn_statistics, shape_features
+from crosswarp.networks import Prediction
 from crosswarp.spatial import identity_map, sample
 
 SIZES = [(24, 18), (14, 16, 12)]
@@ -37,7 +38,7 @@ def test_a_registration_that_fits_is_ok(size):
     fixed, by = disc(size, 0.45), 2 / (size[0] - 1)
     moving = sample(fixed, shift(size, -by))
     images = [image_of(size, 2.0)] * 2
-    quality = pair_quality(shift(size, by), shift(size, -by), moving, fixed, *images)
+    quality = pair_quality(Prediction(shift(size, by), shift(size, -by), moving, fixed), *images)
     assert quality["extent_overlap"] == 1
     assert quality["confidence"]["fixed"] == pytest.approx(0.95, abs=1e-6)
     assert quality["overlap"] == {"1": pytest.approx(1.0)}
@@ -51,7 +52,8 @@ def test_lengths_are_those_of_the_moving_image_in_mm():
     probabilities = disc(size, 0.5)
     # one way 0.1 of the first axis, no way back: 0.1 of 10 voxels of 3 mm in an image of 30 x 60 mm
     quality = pair_quality(
-        shift(size, 0.1), identity_map(size), probabilities, probabilities, *[image_of(size, 3.0)] * 2
+        Prediction(shift(size, 0.1), identity_map(size), probabilities, probabilities),
+        *[image_of(size, 3.0)] * 2,
     )
     assert quality["inverse_error_mm"] == pytest.approx(3.0, abs=1e-4)
     assert quality["inverse_error_percent"] == pytest.approx(100 * 3 / (30**2 + 60**2) ** 0.5, abs=1e-3)
@@ -73,7 +75,7 @@ def test_an_image_without_the_anatomy_is_flagged(size, moving, fixed, verdict, r
     nothing = torch.cat([torch.ones_like(found[:, :1]), torch.zeros_like(found[:, :1])], dim=1)
     cases = {"disc": found, "nothing": nothing, "unsure": 0.1 + 0.8 * found - 0.005}
     phi = identity_map(size)
-    quality = pair_quality(phi, phi, cases[moving], cases[fixed], *[image_of(size, 1.0)] * 2)
+    quality = pair_quality(Prediction(phi, phi, cases[moving], cases[fixed]), *[image_of(size, 1.0)] * 2)
     word, reasons = judge(quality)
     assert word == verdict and reason in reasons
 
@@ -81,7 +83,7 @@ def test_an_image_without_the_anatomy_is_flagged(size, moving, fixed, verdict, r
 def test_folds_are_flagged_and_limits_can_be_left_out():
     size = (16, 16)
     phi = identity_map(size).flip(2)  # every point folds
-    quality = pair_quality(phi, phi, disc(size, 0.5), disc(size, 0.5), *[image_of(size, 1.0)] * 2)
+    quality = pair_quality(Prediction(phi, phi, disc(size, 0.5), disc(size, 0.5)), *[image_of(size, 1.0)] * 2)
     assert judge(quality)[0] == "failed" and any("folded" in reason for reason in judge(quality)[1])
     assert judge(quality, {"confidence": (0.9, 0.75)}) == ("ok", [])
 
@@ -90,8 +92,10 @@ def test_what_could_not_be_computed_has_failed():
     size, phi = (16, 16), identity_map((16, 16))
     images = [image_of(size, 1.0)] * 2
     with pytest.raises(NonFiniteError, match="Expected a map of finite coordinates"):
-        pair_quality(phi, torch.full_like(phi, torch.nan), disc(size, 0.5), disc(size, 0.5), *images)
-    quality = pair_quality(phi, phi, disc(size, 0.5), disc(size, 0.5), *images)
+        pair_quality(
+            Prediction(phi, torch.full_like(phi, torch.nan), disc(size, 0.5), disc(size, 0.5)), *images
+        )
+    quality = pair_quality(Prediction(phi, phi, disc(size, 0.5), disc(size, 0.5)), *images)
     quality["inverse_error_percent"] = float("nan")
     assert judge(quality) == ("failed", ["error of the inverse in percent of the diagonal: nan > 5"])
 
@@ -101,11 +105,11 @@ def test_images_that_do_not_meet_in_space_are_flagged(size):
     dims, probabilities, phi = len(size), disc(size, 0.5), identity_map(size)
     moving, fixed = image_of(size, 1.0), image_of(size, 2.0)
     # half as long in each axis, from the same corner: of 9 places on an axis 5 are covered
-    quality = pair_quality(phi, phi, probabilities, probabilities, moving, fixed)
+    quality = pair_quality(Prediction(phi, phi, probabilities, probabilities), moving, fixed)
     assert quality["extent_overlap"] == pytest.approx((5 / 9) ** dims)
     assert judge(quality) == ("ok", [])
     fixed.affine[0, -1] = 500
-    quality = pair_quality(phi, phi, probabilities, probabilities, moving, fixed)
+    quality = pair_quality(Prediction(phi, phi, probabilities, probabilities), moving, fixed)
     word, reasons = judge(quality)
     assert word == "check" and reasons == ["part of the fixed image that the moving covers: 0 < 0.01"]
 
@@ -115,7 +119,7 @@ def test_only_what_stays_within_the_fixed_image_tells_of_the_inverse():
     # twice as long, and back; beyond the grid of the fixed image the way back is not known
     middle = identity_map(size) / 2 + 0.25
     back = 2 * identity_map(size) - 0.5
-    quality = pair_quality(middle, back, probabilities, probabilities, *[image_of(size, 3.0)] * 2)
+    quality = pair_quality(Prediction(middle, back, probabilities, probabilities), *[image_of(size, 3.0)] * 2)
     assert quality["inverse_error_mm"] < 1e-4
 
 
@@ -132,7 +136,7 @@ def test_atypical_images_are_flagged():
     assert all(value <= 1 for value in usual.values()) and all(value > 2 for value in odd.values())
     assert image_atypicality(images[:1], shapes[:1], None) == {"appearance": None, "shape": None}
     phi = identity_map((16, 16))
-    quality = pair_quality(phi, phi, shapes[:1], shapes[:1], *[image_of((16, 16), 1.0)] * 2)
+    quality = pair_quality(Prediction(phi, phi, shapes[:1], shapes[:1]), *[image_of((16, 16), 1.0)] * 2)
     assert judge(quality | {"atypicality": {"moving": usual, "fixed": usual}}) == ("ok", [])
     word, reasons = judge(quality | {"atypicality": {"moving": usual, "fixed": odd}})
     assert word == "failed" and len(reasons) == 2

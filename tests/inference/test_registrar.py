@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import LoadImaged
 
 import crosswarp
 from crosswarp.__main__ import register
 from crosswarp.inference import registrar
 from crosswarp.inference.memory import alike
 from crosswarp.release.package import package
+from tests.cohorts import write_blob_cohort
 from tests.release.zips import changed, read_files, stored
-
-from .cohorts import write_blob_cohort
-from .trained_run import ROOT, write_trained_run
+from tests.trained_run import ROOT, write_trained_run
 
 
 @pytest.fixture(scope="module", params=[2, 3], ids=["2D", "3D"])
@@ -104,7 +104,7 @@ def test_python_and_the_command_line_agree(
 
 
 def as_kind(path: Path, kind: str, dims: int) -> object:
-    image = registrar.LoadImaged("i", reader="crosswarp.data.readers.AnyFormatReader")({"i": str(path)})["i"]
+    image = LoadImaged("i", reader="crosswarp.data.readers.AnyFormatReader")({"i": str(path)})["i"]
     return {
         "path": path,
         "itk": itk.imread(str(path), itk.F),
@@ -152,6 +152,19 @@ def test_probabilities_and_labels_of_an_array_belong_together(run: Path) -> None
     np.testing.assert_array_equal(pair.moving_label, found.label)
 
 
+def segmented(trained: registrar.Registrar, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Modality and number of the images of each call of the segmentation, as they come."""
+    network = trained.runner("source", "target").network.__class__
+    calls, original = [], network.segment
+
+    def segment(self, image, modality):
+        calls.append((modality, len(image)))
+        return original(self, image, modality)
+
+    monkeypatch.setattr(network, "segment", segment)
+    return calls
+
+
 def test_a_stream_is_taken_as_it_is_needed_and_an_image_segmented_once(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,46 +172,37 @@ def test_a_stream_is_taken_as_it_is_needed_and_an_image_segmented_once(
     rng = np.random.default_rng(0)
     size = (30, 26, 22)[: trained.spatial_dims]
     moving, atlas = [rng.normal(size=size) for _ in range(5)], rng.normal(size=size)
-    taken, segmented = [], []
-    memory = trained._pipeline("source", "target").network.segment
-    original = memory.segment
-
-    def segment(image, modality):
-        segmented.append((modality, len(image)))
-        return original(image, modality)
+    taken, calls = [], segmented(trained, monkeypatch)
 
     def pairs():
         for number, image in enumerate(moving):
             taken.append(number)
             yield image, atlas
 
-    monkeypatch.setattr(memory, "segment", segment)
     results = trained.register_pairs(pairs(), batch_size=2)
     assert taken == []
     first = next(results)
     assert taken == [0, 1]
     everything = [first, *results]
-    assert segmented == [("source", 2), ("target", 1), ("source", 2), ("source", 1)]
-    kept = {modality: [len(call) for call in calls] for modality, calls in memory.calls.items()}
-    assert kept == {"source": [2, 1], "target": [1, 1]}
+    assert calls == [("source", 2), ("target", 1), ("source", 2), ("source", 1)]
     for image, result in zip(moving, everything, strict=True):
         alone = crosswarp.load(run).register(image, atlas)
         torch.testing.assert_close(result.moving_to_fixed, alone.moving_to_fixed, atol=1e-5, rtol=0)
         np.testing.assert_allclose(result.warped, alone.warped, atol=1e-4)
 
 
-def test_an_atlas_of_the_same_modality_is_segmented_once_whatever_its_role(run: Path) -> None:
+def test_an_atlas_of_the_same_modality_is_segmented_once_whatever_its_role(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trained = crosswarp.load(run)
     rng = np.random.default_rng(0)
     size = (30, 26, 22)[: trained.spatial_dims]
     atlas, others = rng.normal(size=size), [rng.normal(size=size) for _ in range(3)]
-    memory = trained._pipeline("source", "source").network.segment
-    original, segmented = memory.segment, []
-    memory.segment = lambda image, modality: (segmented.append(len(image)), original(image, modality))[1]
+    calls = segmented(trained, monkeypatch)
     for pairs in ([(atlas, other) for other in others], [(other, atlas) for other in others]):
-        segmented.clear()
+        calls.clear()
         list(trained.register_pairs(pairs, "source", "source"))
-        assert segmented == [1, 1, 1, 1]
+        assert calls == [("source", 1)] * 4
 
 
 def test_a_packaged_run_is_verified_and_its_copy_goes_with_the_registrar(run: Path, tmp_path: Path) -> None:
@@ -348,29 +352,13 @@ def test_importing_is_light_and_works_under_the_name_that_bundles_use(run: Path)
     program = (
         "import sys, crosswarp, scripts; assert not {'torch', 'monai', 'itk'} & set(sys.modules)\n"
         "trained = scripts.load(sys.argv[1]); assert 'crosswarp.inference.registrar' not in sys.modules\n"
-        "print(type(trained._pipeline('source', 'target').network).__module__)"
+        "print(type(trained.runner('source', 'target').network).__module__)"
     )
     finished = subprocess.run(
         [sys.executable, "-c", program, str(run)], cwd=ROOT, capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == "scripts.networks.cross_modal\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("scripts.networks.UNet", "crosswarp.networks.UNet"),
-        ("$from scripts.data import load_datalist", "$from crosswarp.data import load_datalist"),
-        ("$scripts.spatial.sample(@a)", "$crosswarp.spatial.sample(@a)"),
-        *(
-            (text, text)
-            for text in ("/home/scripts.d/a", "my_scripts.x", "a.scripts.x", "scripts", "scripts.2")
-        ),
-    ],
-)
-def test_configs_mean_this_library(text: str, expected: str) -> None:
-    assert registrar._renamed({"a": [text, 1]}, "crosswarp.") == {"a": [expected, 1]}
 
 
 def test_the_examples_of_the_docstrings(tmp_path: Path) -> None:

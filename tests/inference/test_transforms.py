@@ -38,7 +38,7 @@ def make_pair(grids, shift):
     phi[0] += shift
     label = (ramp(moving, 1) > 0.5).to(torch.uint8)
     return {
-        "pred": MetaTensor(torch.cat([phi, torch.rand(5, *grid)])),
+        "pred": MetaTensor(torch.cat([phi, torch.rand(len(grid) + 2 * 3, *grid)])),
         "moving": image_on(ramp(moving), "a.b.nii.gz", 0.5),
         "moving_label": image_on(label, "outline.png", 0.5),
         "fixed": image_on(torch.rand(1, *fixed), "xray.dcm", 0.7),
@@ -91,7 +91,7 @@ def test_predicted_labels_lie_on_the_grid_of_their_own_image(grids):
         "moving": image_on(torch.rand(2, *moving), "a.png", 0.5),
         "fixed": image_on(torch.rand(1, *fixed), "b.png", 0.7),
     }
-    result = PredictedLabelsd(["moving", "fixed"], num_classes)(item)
+    result = PredictedLabelsd(["moving", "fixed"])(item)
     for key, shape, mirror in (("moving", moving, False), ("fixed", fixed, True)):
         label = result[f"{key}_label"]
         coordinate = ramp(shape, 1)
@@ -152,7 +152,7 @@ def test_a_label_that_is_there_is_kept():
         "fixed": image_on(torch.rand(1, 4, 4), "b.png", 1.0),
         "moving_label": given,
     }
-    result = PredictedLabelsd(["moving", "fixed"], 3)(item)
+    result = PredictedLabelsd(["moving", "fixed"])(item)
     assert result["moving_label"] is given and result["fixed_label"].shape == (1, 4, 4)
 
 

@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 from torch import nn
 
-from crosswarp.networks import DisplacementUNet, MultiStepRegistration, SegmentAndRegister
+from crosswarp.networks import DisplacementUNet, MultiStepRegistration, Prediction, SegmentAndRegister
 from crosswarp.spatial import compose, identity_map, sample
 
 CLASSES, SOURCE_CHANNELS, TARGET_CHANNELS = 3, 1, 2
@@ -51,21 +51,19 @@ def test_parts_are_each_modalitys_segmentation_and_both_directions(spatial_shape
     assert pred.shape == (2, 2 * dims + 2 * CLASSES, *spatial_shape)
     assert len(network.registration.seen) == 1, "both directions go through the network in one batch"
 
-    parts = network.split(pred)
-    names = ["moving_to_fixed", "fixed_to_moving", "moving_probabilities", "fixed_probabilities"]
-    assert list(parts) == names
+    parts = Prediction.split(pred)
     moving_image, fixed_image = image[:, : channels[moving]], image[:, channels[moving] :]
     moving_label = network.segmentation[moving](moving_image).softmax(1)
     fixed_label = network.segmentation[fixed](fixed_image).softmax(1)
-    torch.testing.assert_close(parts["moving_probabilities"], moving_label)
-    torch.testing.assert_close(parts["fixed_probabilities"], fixed_label)
+    torch.testing.assert_close(parts.moving_probabilities, moving_label)
+    torch.testing.assert_close(parts.fixed_probabilities, fixed_label)
     forward = network.registration.network(torch.cat([moving_label, fixed_label], 1))
     backward = network.registration.network(torch.cat([fixed_label, moving_label], 1))
     assert (forward - backward).abs().max() > 1e-3 and (
         forward - identity_map(spatial_shape)
     ).abs().max() > 1e-3
-    torch.testing.assert_close(parts["moving_to_fixed"], forward, atol=1e-5, rtol=0)
-    torch.testing.assert_close(parts["fixed_to_moving"], backward, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.moving_to_fixed, forward, atol=1e-5, rtol=0)
+    torch.testing.assert_close(parts.fixed_to_moving, backward, atol=1e-5, rtol=0)
 
 
 def test_probabilities_sum_to_one_for_each_modality():
@@ -137,17 +135,17 @@ def test_an_initialisation_brings_a_shifted_pair_together_and_is_part_of_both_ma
     moving = ((place - by - 0.4).norm(dim=1, keepdim=True) < 0.2).float()
     network = SegmentAndRegister(Blob(), Blob(), Still(), 1, initialisation=initialisation)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        parts = network.split(network(torch.cat([moving, fixed], 1)))
+        parts = Prediction.split(network(torch.cat([moving, fixed], 1)))
     near = ((place - 0.4).norm(dim=1) < 0.3)[0]
-    shift = (parts["moving_to_fixed"] - place)[0][:, near].mean(1)
+    shift = (parts.moving_to_fixed - place)[0][:, near].mean(1)
     wanted = torch.zeros(dims) if initialisation is None else by.flatten()
     torch.testing.assert_close(shift, wanted, atol=0.5 / min(spatial_shape), rtol=0)  # half a voxel
-    overlap = (sample(moving, parts["moving_to_fixed"]) * fixed).sum() / fixed.sum()
+    overlap = (sample(moving, parts.moving_to_fixed) * fixed).sum() / fixed.sum()
     # the edge of a ball of three voxels is read between voxels
     assert overlap > 0.8 if initialisation else overlap < 0.5, overlap
-    there_and_back = compose(parts["moving_to_fixed"], parts["fixed_to_moving"])
+    there_and_back = compose(parts.moving_to_fixed, parts.fixed_to_moving)
     # beyond the grid a displacement is that of the border, which is not quite the affine
-    within = ((parts["fixed_to_moving"] >= 0) & (parts["fixed_to_moving"] <= 1)).all(1)[0]
+    within = ((parts.fixed_to_moving >= 0) & (parts.fixed_to_moving <= 1)).all(1)[0]
     torch.testing.assert_close(there_and_back[0][:, within], place[0][:, within], atol=1e-5, rtol=0)
     assert within.float().mean() > 0.5
 
@@ -160,7 +158,7 @@ def test_extents_count_in_the_initialisation():
     moving = (((place - 0.5) * stretch).norm(dim=1, keepdim=True) < 0.3).float()
     extents = torch.diag(torch.tensor([100.0, 200, 1]))[None], torch.diag(torch.tensor([100.0, 100, 1]))[None]
     network = SegmentAndRegister(Blob(), Blob(), Still(), 1, initialisation="moments")
-    phi = network.split(network(torch.cat([moving, fixed], 1), *extents))["moving_to_fixed"]
+    phi = Prediction.split(network(torch.cat([moving, fixed], 1), *extents)).moving_to_fixed
     torch.testing.assert_close(phi, (place - 0.5) / stretch + 0.5, atol=1e-4, rtol=0)
 
 
