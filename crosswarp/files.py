@@ -1,13 +1,19 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and reading them once."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .wording import printable
+
+State = tuple[int, ...]
+SETTLED = 10**8  # ns: a file written within this time may be written again without its state changing
+_digests: dict[str, tuple[State, str]] = {}
 
 
 @contextmanager
@@ -52,3 +58,30 @@ def read_bounded(path: str | Path, limit: int, what: str) -> bytes:
     if len(content) > limit:
         raise ValueError(f"{name}: has more than {limit:,} bytes, too many for {what}; correct the path.")
     return content
+
+
+def file_state(path: str | Path) -> State:
+    """Numbers that change when a file is written or replaced: device, inode, size, two times in ns.
+
+    Raises:
+        FileNotFoundError: when there is none.
+    """
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file, read piece by piece, and once in a process as long as its state stays.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+    """
+    name, state = os.path.abspath(path), file_state(path)
+    known = _digests.get(name)
+    if known is not None and known[0] == state:
+        return known[1]
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if time.time_ns() - max(state[3:]) > SETTLED:
+        _digests[name] = state, digest
+    return digest

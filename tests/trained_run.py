@@ -9,9 +9,11 @@ import torch
 from torch import nn
 
 from crosswarp.data import Datalist, load_datalist
+from crosswarp.files import file_digest
 from crosswarp.runs import Chain
-from crosswarp.runs.bundle import INFERENCE, WEIGHTS, file_digest, write_inference_config, write_json
+from crosswarp.runs.bundle import INFERENCE, WEIGHTS, write_json
 from crosswarp.runs.config import read_config
+from crosswarp.runs.published import write_inference_config
 from crosswarp.runs.stage import claim_run
 from crosswarp.training import save_atomically
 

@@ -9,6 +9,7 @@ from .knee import write_knee_cohort
 from .partners import LabelOnImaged
 from .people import check_people
 from .readers import AnyFormatReader
+from .sharing import ReadOnce, SharedDataset
 
 __all__ = [
     "AnyFormatReader",
@@ -19,6 +20,8 @@ __all__ = [
     "Modality",
     "RandomBatches",
     "RandomPairBatches",
+    "ReadOnce",
+    "SharedDataset",
     "check_datalist",
     "check_people",
     "datalist_digest",

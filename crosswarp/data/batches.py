@@ -1,7 +1,8 @@
 """Random batches of a data set that fits in memory or a memory map, drawn and augmented as whole tensors.
 
-A batch is a dictionary of plain tensors ``[B, C, *spatial]``. Samples are stacked once; after that a batch
-costs one index and one copy to the device, so that small networks are not kept waiting by per-sample Python.
+A batch is a dictionary of plain tensors ``[B, C, *spatial]``. Samples are looked up once; after that a batch
+costs one stacking and one copy to the device, so that small networks are not kept waiting by per-sample
+Python.
 Random numbers come from torch's global generator and are first drawn when iteration starts: seeding at the
 start of an epoch (``training.SeedEpochs``) therefore fixes all that the epoch sees.
 """
@@ -18,10 +19,37 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 
 
-class Samples(dict[str, Tensor]):
-    """Samples stacked by key ``[N, C, *spatial]``; ``files`` names the file of each, or is empty."""
+class Stack:
+    """Tensors of one shape ``[C, *spatial]`` that act as ``[N, C, *spatial]`` without being copied.
 
-    def __init__(self, tensors: Mapping[str, Tensor], files: Sequence[str] = ()) -> None:
+    Indexing by a slice or by numbers ``[B]`` stacks what is asked for.
+
+    Args:
+        tensors: of one shape; exchanging one in this list exchanges it here.
+    """
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self.tensors = tensors
+
+    @property
+    def shape(self) -> torch.Size:
+        """As of the stacked tensor."""
+        return torch.Size([len(self.tensors), *self.tensors[0].shape])
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+        if isinstance(index, int):
+            return self.tensors[index]
+        numbers = range(len(self))[index] if isinstance(index, slice) else index.tolist()
+        return torch.stack([self.tensors[number] for number in numbers])
+
+
+class Samples(dict[str, Any]):
+    """Tensors of samples by key, each a :class:`Stack` or stacked; ``files`` names theirs, or is empty."""
+
+    def __init__(self, tensors: Mapping[str, Tensor | Stack], files: Sequence[str] = ()) -> None:
         super().__init__(tensors)
         self.files = list(files)
 
@@ -31,15 +59,15 @@ def file_of(value: Any) -> str | None:
     return value.meta.get("filename_or_obj") if isinstance(value, MetaTensor) else None
 
 
-def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Samples:
-    """Stack the samples of a data set.
+def collect_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Samples:
+    """The tensors of a data set by key, in the memory that they have there.
 
     Args:
         dataset: indexable; each item a dictionary with tensors ``[C, *spatial]`` of one shape under ``keys``.
         keys: what to keep.
 
     Returns:
-        one tensor ``[N, C, *spatial]`` for each key, without metadata; the files are those of the first key.
+        one :class:`Stack` for each key, without metadata; the files are those of the first key.
 
     Raises:
         ValueError: when the data set is empty, a key is missing, or shapes differ.
@@ -49,7 +77,7 @@ def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
             "Expected at least one sample, got an empty data set: check the datalist's sections."
         )
     samples = [dataset[i] for i in range(len(dataset))]
-    stacked = {}
+    stacks = {}
     for key in keys:
         missing = [i for i, sample in enumerate(samples) if key not in sample]
         if missing:
@@ -60,9 +88,29 @@ def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> 
         shapes = sorted({tuple(value.shape) for value in values})
         if len(shapes) > 1:
             raise ValueError(f"Expected one shape for '{key}', got {shapes}: resize in the preprocessing.")
-        stacked[key] = torch.stack([value.as_subclass(Tensor) for value in values])
+        stacks[key] = Stack([value.as_subclass(Tensor) for value in values])
     files = [file_of(sample[keys[0]]) for sample in samples]
-    return Samples(stacked, [str(file) for file in files] if None not in files else [])
+    return Samples(stacks, [str(file) for file in files] if None not in files else [])
+
+
+def stack_samples(dataset: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> Samples:
+    """A copy of what :func:`collect_samples` returns: tensors ``[N, C, *spatial]`` by key."""
+    samples = collect_samples(dataset, keys)
+    return Samples({key: stack[:] for key, stack in samples.items()}, samples.files)
+
+
+def pair_numbers(chosen: Tensor, count: int) -> Tensor:
+    """The pairs of different samples that stand at places in the list of all, ``(0, 1), (0, 2), ...``.
+
+    Args:
+        chosen: places ``[P]``, below ``count * (count - 1)``.
+        count: samples.
+
+    Returns:
+        ``[P, 2]``: numbers of the first and of the second samples.
+    """
+    first, second = chosen // (count - 1), chosen % (count - 1)
+    return torch.stack([first, second + (second >= first).long()], 1)
 
 
 class RandomBatches:
@@ -71,7 +119,7 @@ class RandomBatches:
     Samples are drawn without replacement until all were seen, then anew; with ``weights``, with replacement.
 
     Args:
-        dataset: tensors ``[N, C, *spatial]`` by key, or a sequence of samples, which is stacked.
+        dataset: tensors ``[N, C, *spatial]`` by key, or a sequence of samples, which are not copied.
         keys: the keys to draw.
         batch_size: samples in a batch.
         num_batches: batches in an epoch.
@@ -87,7 +135,7 @@ class RandomBatches:
 
     def __init__(
         self,
-        dataset: Mapping[str, Tensor] | Sequence[Mapping[str, Any]],
+        dataset: Mapping[str, Tensor | Stack] | Sequence[Mapping[str, Any]],
         keys: Sequence[str],
         batch_size: int,
         num_batches: int,
@@ -95,7 +143,7 @@ class RandomBatches:
         augmentation: Callable[[Batch], Batch] | None = None,
         weights: Tensor | None = None,
     ) -> None:
-        self.dataset = dataset if isinstance(dataset, Mapping) else stack_samples(dataset, keys)
+        self.dataset = dataset if isinstance(dataset, Mapping) else collect_samples(dataset, keys)
         self.tensors = dict(self.dataset)
         self.keys = tuple(keys)
         self.num_samples = len(self.tensors[self.keys[0]])
@@ -169,7 +217,7 @@ class FixedPairBatches(RandomPairBatches):
 
     def __init__(
         self,
-        dataset: Mapping[str, Tensor] | Sequence[Mapping[str, Any]],
+        dataset: Mapping[str, Tensor | Stack] | Sequence[Mapping[str, Any]],
         keys: Sequence[str],
         batch_size: int,
         max_pairs: int = 64,
@@ -178,10 +226,10 @@ class FixedPairBatches(RandomPairBatches):
         super().__init__(dataset, keys, batch_size, num_batches=0, device=device)
         if self.num_samples < 2:
             raise ValueError("Expected at least two labelled validation images to form pairs, got one.")
-        numbers = torch.arange(self.num_samples)
-        pairs = torch.stack([p for p in torch.cartesian_prod(numbers, numbers) if p[0] != p[1]])
-        chosen = torch.linspace(0, len(pairs) - 1, min(max_pairs, len(pairs))).round().long()
-        self.pairs = pairs[chosen].T
+        total = self.num_samples * (self.num_samples - 1)
+        exact = torch.float32 if total <= 2**24 else torch.float64
+        chosen = torch.linspace(0, total - 1, min(max_pairs, total), dtype=exact).round().long()
+        self.pairs = pair_numbers(chosen, self.num_samples).T
         self.num_batches = -(-self.pairs.shape[1] // batch_size)
 
     def __iter__(self) -> Iterator[Batch]:

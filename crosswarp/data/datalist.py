@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..files import read_bounded
+from ..files import file_digest, read_bounded
 from ..wording import did_you_mean, printable, shown
 
 MAX_BYTES = 16 * 2**20
@@ -253,13 +253,9 @@ def datalist_digest(datalist: Datalist) -> str:
     files = [file for path in sorted(paths) for file in (path, *sorted(path.rglob("*"))) if not file.is_dir()]
     digest = hashlib.sha256(json.dumps(json.loads(datalist.path.read_bytes()), sort_keys=True).encode())
     with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
-        for file_digest in pool.map(_sha256, files):
-            digest.update(file_digest)
+        for each in pool.map(file_digest, files):
+            digest.update(bytes.fromhex(each))
     return digest.hexdigest()
-
-
-def _sha256(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _absolute(record: dict[str, str], folder: Path) -> dict[str, str]:

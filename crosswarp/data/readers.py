@@ -22,6 +22,7 @@ from .dicom import dicom_header, read_frame, read_series
 from .itk_images import read_itk
 from .nifti import SUFFIXES as NIFTI
 from .nifti import read_nifti
+from .sharing import decoded
 from .stored import Stored, UnfitFileError
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")  # their spacing is often that of a screen
@@ -66,6 +67,10 @@ class AnyFormatReader(ImageReader):
         """What the file states."""
         if not path.exists():
             raise FileNotFoundError(path)
+        return decoded(path, self.decode)
+
+    def decode(self, path: Path) -> Stored:
+        """What the file states, read from it."""
         if path.is_dir():
             return read_series(path)
         if path.name.lower().endswith(NIFTI):

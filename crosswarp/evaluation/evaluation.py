@@ -25,6 +25,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..data import Datalist, Modality
 from ..data.landmarks import read_landmarks
+from ..files import file_digest
 from ..finite import NonFiniteError, is_finite
 from ..inference.pairs import spread_pairs
 from ..metrics import (
@@ -44,7 +45,7 @@ from ..metrics import (
 from ..metrics.landmarks import inside
 from ..networks import SegmentAndRegister
 from ..report import Curves, write_csv, write_report
-from ..runs.bundle import WEIGHTS, file_digest, read_json, write_json
+from ..runs.bundle import WEIGHTS, read_json, write_json
 from ..runs.config import check_overrides, read_config, running_parser
 from ..runs.stage import LOCATION_IDS, training_warnings
 from ..spatial import sample

@@ -21,17 +21,8 @@ import numpy as np
 from .. import __version__
 from ..data import Datalist, Modality
 from ..data.checks import FileFacts, read_facts
-from ..files import replacing
-from ..runs.bundle import (
-    DATA_IDS,
-    INFERENCE,
-    NETWORK_IDS,
-    WEIGHTS,
-    file_digest,
-    inference_config,
-    json_text,
-    read_json,
-)
+from ..files import file_digest, replacing
+from ..runs.bundle import DATA_IDS, INFERENCE, NETWORK_IDS, WEIGHTS, inference_config, json_text, read_json
 from ..runs.chain import PARTS, data_of_run
 from ..runs.config import INTERPRETED, SIGNS, read_config, verbatim
 from ..runs.stage import LOCATION_IDS, training_warnings

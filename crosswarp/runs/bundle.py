@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
-import shutil
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -55,12 +53,6 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
-
-
 def inference_config(template: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """A bundle's ``inference.json`` with the values of a run, so that it stands alone.
 
@@ -70,11 +62,6 @@ def inference_config(template: Path, values: Mapping[str, Any]) -> dict[str, Any
     """
     config = {key: value for key, value in read_config(template).get().items() if key != "_meta_"}
     return config | {key: deepcopy(value) for key, value in values.items() if key in config}
-
-
-def write_inference_config(template: Path, values: Mapping[str, Any], folder: Path) -> None:
-    """Write :func:`inference_config` to a bundle."""
-    write_json(folder / INFERENCE, inference_config(template, values))
 
 
 def run_values(parser: ConfigParser) -> dict[str, Any]:
@@ -96,14 +83,6 @@ def _with_values(parser: ConfigParser, identifier: str) -> Any:
         value = parser.get_parsed_content(identifier)
         return verbatim(value) if isinstance(value, (bool, int, float, str, list, tuple)) else content
     return content
-
-
-def copy_bundle_files(bundle_root: Path, folder: Path) -> None:
-    """Copy metadata, logging, licence and docs of a bundle in the library to a run's stage folder."""
-    for name in ("configs/metadata.json", "configs/logging.conf", "LICENSE", "docs/README.md"):
-        if (bundle_root / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle_root / name, folder / name)
 
 
 def load_weights(network: nn.Module, path: str | Path, config: str | Path = INFERENCE) -> None:

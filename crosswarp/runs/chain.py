@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import subprocess
 from collections.abc import Mapping
@@ -13,24 +14,16 @@ import torch
 from monai.bundle import ConfigWorkflow
 from torch import Tensor
 
-from ..data import Datalist, load_datalist
+from ..data import Datalist, ReadOnce, load_datalist
 from ..errors import plain_input_errors
+from ..files import file_digest
 from ..training import save_atomically
 from ..wording import shown
-from .bundle import (
-    DATA_IDS,
-    INFERENCE,
-    WEIGHTS,
-    copy_bundle_files,
-    file_digest,
-    load_weights,
-    read_json,
-    write_inference_config,
-    write_json,
-)
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_weights, read_json, write_json
 from .config import check_ids, check_overrides, flatten, read_config, running_parser, verbatim
+from .published import copy_bundle_files, write_inference_config
 from .stage import claim_run, package_versions, training_warnings
-from .training_statistics import training_statistics
+from .training_statistics import stage_statistics
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +92,7 @@ class Chain:
         self.bundles, self.bundle_root, self.run_dir = Path(bundles), Path(bundle_root), Path(run_dir)
         self.datalist = datalist
         self.preset = preset
+        self.memory = ReadOnce()
 
     def config_files(self, name: str) -> list[Path]:
         """The config files of a stage: its own and the preset's.
@@ -199,7 +193,10 @@ class Chain:
             workflow.initialize()
             workflow.run()
             workflow.finalize()
+            del workflow, stage
+            gc.collect()  # engines and handlers are cycles, and hold the networks and images of the stage
         self.publish()
+        self.memory.forget()
         if warnings := training_warnings(self.run_dir, self.stages):
             lines = [f"- {warning}." for warning in warnings]
             logger.warning("\n".join(["The run is trained, but not all is well with it:", *lines]))
@@ -207,15 +204,30 @@ class Chain:
     def publish(self) -> None:
         """Make the run folder a trained meta bundle: one network that segments and registers."""
         template = self.bundle_root / INFERENCE
+        inputs = [template, *(self.run_dir / name / INFERENCE for name in PARTS.values())]
+        claim = read_json(self.run_dir / "run.json")
+        provenance = claim | {
+            "versions": package_versions(),
+            "git_commit": git_commit(self.bundle_root),
+            "seed": self.common.get("seed"),
+            "preset": self.preset,
+            "configs": [file_digest(path) for path in inputs],
+            "stages": {name: read_json(self.run_dir / name / "manifest.json") for name in self.stages},
+        }
+        files = [self.run_dir / name for name in ("provenance.json", WEIGHTS, INFERENCE)]
+        if all(path.is_file() for path in files):
+            if read_json(files[0]) == provenance | {"weights": file_digest(files[1])}:
+                return  # it is one already, of these very parts
         parts = {name: read_config(self.run_dir / name / INFERENCE) for name in PARTS.values()}
         ids = (*DATA_IDS, "displacement_network")
         values = {key: parser[key] for parser in parts.values() for key in ids if key in parser}
         values |= {f"{part}_def": parts[name]["network_def"] for part, name in PARTS.items()}
         values["training_statistics"] = {
-            key: training_statistics(
+            key: stage_statistics(
                 self.run_dir / PARTS[f"{key}_segmentation"],
                 modality.records("train_labelled", "train_unlabelled", "val"),
-                device=self.common.get("device", "cpu"),
+                claim["datalist_digest"],
+                self.common.get("device", "cpu"),
             )
             for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
         }
@@ -230,15 +242,7 @@ class Chain:
                 self.run_dir / name / INFERENCE,
             )
         save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
-        manifests = {name: read_json(self.run_dir / name / "manifest.json") for name in self.stages}
-        provenance = read_json(self.run_dir / "run.json") | {
-            "versions": package_versions(),
-            "git_commit": git_commit(self.bundle_root),
-            "seed": self.common.get("seed"),
-            "preset": self.preset,
-            "weights": file_digest(self.run_dir / WEIGHTS),
-            "stages": manifests,
-        }
+        provenance["weights"] = file_digest(self.run_dir / WEIGHTS)
         write_json(self.run_dir / "provenance.json", provenance)
 
 

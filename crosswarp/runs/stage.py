@@ -22,19 +22,11 @@ from torch import nn
 
 from .. import __version__
 from ..data import Datalist, check_datalist, check_people, datalist_digest
+from ..files import file_digest
 from ..training import Checkpoints
-from .bundle import (
-    DATA_IDS,
-    WEIGHTS,
-    copy_bundle_files,
-    file_digest,
-    load_network,
-    read_json,
-    run_values,
-    write_inference_config,
-    write_json,
-)
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, read_json, run_values, write_json
 from .config import check_overrides, running_parser
+from .published import copy_bundle_files, write_inference_config
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +172,7 @@ class Stage:
         config = {key: value for key, value in parser.get().items() if key != "_meta_"}
         write_json(self.folder / "configs" / "train.json", config)
         copy_bundle_files(self.bundle_root, self.folder)
-        template = self.bundle_root / "configs" / "inference.json"
-        write_inference_config(template, run_values(parser), self.folder)
+        write_inference_config(self.bundle_root / INFERENCE, run_values(parser), self.folder)
         self._write_manifest(state="running", seconds=self._seconds)
         self._started = time.monotonic()
 

@@ -8,9 +8,31 @@ from typing import Any
 
 import torch
 
+from ..files import file_digest
 from ..metrics.typicality import appearance_features, learn_statistics, shape_features
-from .bundle import INFERENCE, load_network
+from .bundle import INFERENCE, WEIGHTS, load_network, read_json, write_json
 from .config import read_config
+
+STATISTICS = Path("statistics.json")  # in a segmentation stage's folder: what was measured, and of what
+
+
+def stage_statistics(
+    bundle: Path, records: Sequence[Mapping[str, str]], data_digest: str, device: torch.device | str = "cpu"
+) -> dict[str, dict[str, Any]]:
+    """The :func:`training_statistics` of a stage, measured anew where its network, config or data are others.
+
+    Args:
+        bundle: the stage's folder.
+        records: of the datalist.
+        data_digest: of the datalist.
+        device: where the network computes.
+    """
+    of = [data_digest, len(records), *(file_digest(bundle / file) for file in (WEIGHTS, INFERENCE))]
+    known = read_json(bundle / STATISTICS) if (bundle / STATISTICS).is_file() else {}
+    if known.get("of") != of:
+        known = {"of": of, "statistics": training_statistics(bundle, records, device=device)}
+        write_json(bundle / STATISTICS, known)
+    return known["statistics"]
 
 
 def training_statistics(

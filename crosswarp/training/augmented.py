@@ -14,7 +14,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data.batches import stack_samples
+from ..data.batches import collect_samples, pair_numbers
 from ..files import replacing
 from ..losses import LNCCLoss
 from ..spatial import fold_fraction, sample
@@ -125,24 +125,26 @@ class AugmentedSamples(Mapping[str, Tensor]):
         batch_size: int,
         seed: int,
     ) -> None:
-        moving = stack_samples(labelled, ("image", "label"))
+        moving = collect_samples(labelled, ("image", "label"))
         count = len(moving["image"])
-        if len(others):
-            unlabelled = stack_samples(others, ("image",))
-            fixed, fixed_files = unlabelled["image"], unlabelled.files
-            pairs = torch.cartesian_prod(torch.arange(count), torch.arange(len(fixed)))
-        else:
-            fixed, fixed_files = moving["image"], moving.files
-            pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count))
-            pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-        order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
-        pairs = pairs[order[:max_pairs]]
+        samples = collect_samples(others, ("image",)) if len(others) else moving
+        fixed, fixed_files = samples["image"], samples.files
+        total = count * (len(fixed) if len(others) else count - 1)
+        chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:max_pairs]
+        pairs = (
+            torch.stack([chosen // len(fixed), chosen % len(fixed)], 1)
+            if len(others)
+            else pair_numbers(chosen, count)
+        )
 
         self.folder.mkdir(parents=True, exist_ok=True)
         total = count + len(pairs)
         images = open_memmap(self.folder / "image.npy", "w+", np.float16, (total, *fixed.shape[1:]))
         labels = open_memmap(self.folder / "label.npy", "w+", np.uint8, (total, 1, *fixed.shape[2:]))
-        images[:count], labels[:count] = moving["image"].numpy(), moving["label"].numpy()
+        for number, (image, label) in enumerate(
+            zip(moving["image"].tensors, moving["label"].tensors, strict=True)
+        ):
+            images[number], labels[number] = image.numpy(), label.numpy()
         device = next(network.parameters()).device
         score = LNCCLoss(reduction="none")
         similarity, folds = [], []

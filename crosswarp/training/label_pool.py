@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..data.batches import Samples, stack_samples
+from ..data.batches import Samples, Stack, collect_samples
 
 
 def label_pool(
@@ -26,20 +27,21 @@ def label_pool(
     Returns:
         ``{"label": [N, 1, *spatial]}``, uint8, for ``RandomPairBatches``.
     """
-    labels, files = [], []
+    labels: list[Tensor] = []
+    files: list[str] = []
     if len(manual):
-        drawn = stack_samples(manual, ("label",))
-        labels.append(drawn["label"].to(torch.uint8))
+        drawn = collect_samples(manual, ("label",))
+        labels += [label.to(torch.uint8) for label in drawn["label"].tensors]
         files += drawn.files
     for entry in predicted:
         if not len(entry["images"]):
             continue
         network = entry["network"].eval()
         device = next(network.parameters()).device
-        images = stack_samples(entry["images"], ("image",))
+        images = collect_samples(entry["images"], ("image",))
         files += images.files
         with torch.inference_mode():
-            for batch in images["image"].split(batch_size):
-                labels.append(network(batch.to(device)).argmax(1, keepdim=True).to("cpu", torch.uint8))
-    pool = torch.cat(labels)
-    return Samples({"label": pool}, files if len(files) == len(pool) else [])
+            for start in range(0, len(images["image"]), batch_size):
+                batch = images["image"][start : start + batch_size].to(device)
+                labels += network(batch).argmax(1, keepdim=True).to("cpu", torch.uint8)
+    return Samples({"label": Stack(labels)}, files if len(files) == len(labels) else [])

@@ -10,16 +10,16 @@ from ignite.engine import Engine, Events
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
-from ..data.batches import stack_samples
+from ..data.batches import Stack, collect_samples
 from ..spatial import invert, sample
 from .augmentation import RandomSpatial
 from .components import count_components, keep_components
 
 
-class PseudoLabels(Mapping[str, Tensor]):
+class PseudoLabels(Mapping[str, Any]):
     """Images with the labels that a teacher gives them, anew before each epoch.
 
-    A mapping of tensors, as ``data.RandomBatches`` takes it: ``image`` ``[N, C, *spatial]``,
+    A mapping, as ``data.RandomBatches`` takes it: ``image`` ``[N, C, *spatial]``,
     ``label`` ``[N, 1, *spatial]`` (integers) and ``disagreement`` ``[N]``. As a handler of the trainer it
     fills them anew. The teacher sees each image as it is and after random geometric
     transforms; its answers are brought back to the image's grid and averaged. Of each class the largest
@@ -60,11 +60,11 @@ class PseudoLabels(Mapping[str, Tensor]):
         batch_size: int = 32,
         inferer: Callable[..., Tensor] | None = None,
     ) -> None:
-        samples = stack_samples(dataset, ["image"])
-        self.images, self.image_files = samples["image"], samples.files
+        samples = collect_samples(dataset, ["image"])
+        self.images, self.image_files = samples["image"].tensors, samples.files
         self.chosen = torch.arange(len(self.images))[:max_images]
-        images = self.images[:max_images].clone()
-        self.tensors = {
+        images = Stack(self.images[:max_images])
+        self.tensors: dict[str, Any] = {
             "image": images,
             "label": torch.zeros(len(images), 1, *images.shape[2:], dtype=torch.uint8),
             "disagreement": torch.zeros(len(images)),
@@ -76,7 +76,7 @@ class PseudoLabels(Mapping[str, Tensor]):
         if reference_labels is not None:
             self.components = count_components(reference_labels, num_classes)
 
-    def __getitem__(self, key: str) -> Tensor:
+    def __getitem__(self, key: str) -> Any:
         return self.tensors[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -97,7 +97,7 @@ class PseudoLabels(Mapping[str, Tensor]):
     def _start_epoch(self, engine: Engine) -> None:
         if len(self["image"]) < len(self.images):
             self.chosen = torch.randperm(len(self.images))[: len(self["image"])]
-            self["image"].copy_(self.images[self.chosen])
+            self["image"].tensors[:] = [self.images[number] for number in self.chosen.tolist()]
         if engine.state.epoch > self.start:
             self.update()
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 import torch
 from monai.data import MetaTensor
 
 from crosswarp.data import FixedPairBatches, RandomBatches, RandomPairBatches, stack_samples
+from crosswarp.data.batches import Stack, collect_samples, pair_numbers
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +39,27 @@ def test_samples_are_stacked_without_metadata():
     stacked = stack_samples(samples, ("image",))
     assert set(stacked) == {"image"} and type(stacked["image"]) is torch.Tensor
     assert numbers_of(stacked, "image") == [0, 1, 2]
+
+
+def test_samples_are_collected_where_they_are():
+    samples = [{"image": MetaTensor(torch.full((1, 2, 2), float(i)))} for i in range(3)]
+    batches = RandomPairBatches(samples, ["image"], batch_size=2, num_batches=1)
+    stack = batches.tensors["image"]
+    assert [one.data_ptr() for one in stack.tensors] == [each["image"].data_ptr() for each in samples]
+    assert stack.shape == (3, 1, 2, 2) and len(stack) == 3
+    assert type(stack[torch.tensor([2, 0])]) is torch.Tensor
+    assert numbers_of({"image": stack[torch.tensor([2, 0])]}, "image") == [2, 0]
+    assert torch.equal(stack[1:], stack_samples(samples, ["image"])["image"][1:])
+    assert torch.equal(collect_samples(samples, ["image"])["image"][:], stack[:])
+
+
+def test_a_stack_is_drawn_like_the_tensor(monkeypatch):
+    tensors = numbered(5)
+    drawn = []
+    for dataset in (tensors, {key: Stack(list(value)) for key, value in tensors.items()}):
+        torch.manual_seed(1)
+        drawn.append(list(RandomPairBatches(dataset, ("image", "label"), 2, 4)))
+    assert all(torch.equal(a[key], b[key]) for a, b in zip(*drawn, strict=True) for key in a)
 
 
 @pytest.mark.parametrize(
@@ -163,3 +187,24 @@ def test_without_file_names_there_are_none():
     assert batches.files(batches.drawn) == []
     samples = [{"image": MetaTensor(torch.zeros(1, 2, 2))}, {"image": torch.zeros(1, 2, 2)}]
     assert stack_samples(samples, ["image"]).files == []
+
+
+def test_fixed_pairs_are_those_of_the_whole_list():
+    for count in (2, 3, 7, 40):
+        numbers = torch.arange(count)
+        table = torch.cartesian_prod(numbers, numbers)
+        table = table[table[:, 0] != table[:, 1]]
+        assert torch.equal(pair_numbers(torch.arange(len(table)), count), table)
+        for most in (1, 5, 64, 10_000):
+            places = torch.linspace(0, len(table) - 1, min(most, len(table))).round().long()
+            assert torch.equal(FixedPairBatches(numbered(count), ["image"], 4, most).pairs.T, table[places])
+
+
+def test_fixed_pairs_of_many_images_take_no_table():
+    one = torch.zeros(1, 1, 1)
+    tracemalloc.start()
+    batches = FixedPairBatches({"image": Stack([one] * 10_000)}, ["image"], 8, max_pairs=30)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    assert batches.pairs[:, 0].tolist() == [0, 1] and batches.pairs[:, -1].tolist() == [9_999, 9_998]
+    assert batches.pairs.shape == (2, 30) and len({tuple(pair) for pair in batches.pairs.T.tolist()}) == 30

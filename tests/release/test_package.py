@@ -15,10 +15,11 @@ import torch
 
 import crosswarp
 from crosswarp.data import load_datalist
+from crosswarp.files import file_digest
 from crosswarp.release.package import median_spacing, package
 from crosswarp.release.verify import META, unpack
 from crosswarp.runs import load_network
-from crosswarp.runs.bundle import file_digest, read_json, write_json
+from crosswarp.runs.bundle import read_json, write_json
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, STAGES, write_trained_run
 

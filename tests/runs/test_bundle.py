@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from types import SimpleNamespace
 
@@ -16,13 +15,11 @@ from crosswarp.runs import load_network, start_from
 from crosswarp.runs.bundle import (
     INFERENCE,
     WEIGHTS,
-    copy_bundle_files,
-    file_digest,
     run_values,
-    write_inference_config,
     write_json,
 )
 from crosswarp.runs.config import read_config
+from crosswarp.runs.published import write_inference_config
 from crosswarp.training import save_atomically
 
 TEMPLATE = {
@@ -134,22 +131,6 @@ def test_a_network_starts_from_all_weights_that_fit():
     with torch.no_grad():
         trained[1].weight.zero_()
     assert network[1].weight.any()  # a copy
-
-
-def test_files_of_a_bundle_are_copied_as_far_as_there_are_any(tmp_path):
-    (tmp_path / "bundle" / "docs").mkdir(parents=True)
-    for name in ("LICENSE", "docs/README.md", "docs/data.md"):
-        (tmp_path / "bundle" / name).write_text(name)
-    copy_bundle_files(tmp_path / "bundle", tmp_path / "run")
-    assert sorted(path.name for path in (tmp_path / "run").rglob("*") if path.is_file()) == [
-        "LICENSE",
-        "README.md",
-    ]
-
-
-def test_digest_is_the_sha256_of_the_file(tmp_path):
-    (tmp_path / "file").write_bytes(b"abc")
-    assert file_digest(tmp_path / "file") == hashlib.sha256(b"abc").hexdigest()
 
 
 def test_lists_of_numbers_take_one_line(tmp_path):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
@@ -16,10 +19,11 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-import scripts.training  # by this name the configs know it
+import scripts.runs  # by this name the configs know the library
+import scripts.training
 from crosswarp.errors import input_error, plain_input_errors
+from crosswarp.files import file_digest
 from crosswarp.runs import load_network
-from crosswarp.runs.bundle import file_digest
 from crosswarp.runs.config import read_config
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, STAGES
@@ -95,12 +99,41 @@ def trained(request, tmp_path_factory) -> Path:
     return folder / "run"
 
 
+@contextmanager
+def counted_reading() -> Iterator[dict[str, Counter]]:
+    """How often each file was decoded and hashed, as in a process of its own."""
+    found = {"decoded": Counter(), "hashed": Counter()}
+    decode, digest = scripts.data.readers.AnyFormatReader.decode, hashlib.file_digest
+
+    def decoding(self, path):
+        found["decoded"][str(path)] += 1
+        return decode(self, path)
+
+    def hashing(file, algorithm):
+        found["hashed"][file.name] += 1
+        return digest(file, algorithm)
+
+    scripts.files._digests.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scripts.data.readers.AnyFormatReader, "decode", decoding)
+        patch.setattr(hashlib, "file_digest", hashing)
+        yield found
+
+
 @pytest.fixture(scope="module")
-def original(tmp_path_factory) -> Path:
+def first_reading() -> dict[str, Counter]:
+    """What training the run to be copied has read."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, first_reading) -> Path:
     """A trained 2D run, to be copied."""
     folder = tmp_path_factory.mktemp("original")
     write_blob_cohort(folder / "data", **COHORTS["2d"])
-    train(folder / "run")
+    with counted_reading() as found:
+        train(folder / "run")
+    first_reading |= found
     return folder / "run"
 
 
@@ -212,6 +245,43 @@ def test_what_is_done_is_not_trained_again(run, caplog):
         train(run)
     assert times(run) == before and not (run / "previous").exists()
     assert sum("done, its inputs are unchanged" in message for message in caplog.messages) == 4
+
+
+def test_a_chain_reads_each_file_once(original, first_reading):
+    files = {str(path) for path in (original.parent / "data").glob("*/*.nii.gz")}
+    unused = {path for path in files if "labels/coldval" in path}  # their bytes count, they are never read
+    assert first_reading["decoded"] == dict.fromkeys(files - unused, 1)
+    assert {path: first_reading["hashed"][path] for path in files} == dict.fromkeys(files, 1)
+
+
+def test_a_finished_chain_computes_and_writes_nothing(run, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(scripts.runs.chain, "stage_statistics", refuse)
+    written = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    with counted_reading() as found:
+        train(run)
+    assert not found["decoded"] and set(found["hashed"].values()) == {1}
+    assert written == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+
+def test_an_edited_inference_config_outlives_a_new_training(run, monkeypatch, caplog):
+    path = run / "configs" / "inference.json"
+    before = read(path)
+    path.write_text(json.dumps(before | {"initialisation": "moments"}))
+    measured = []
+    statistics = scripts.runs.training_statistics.training_statistics
+    monkeypatch.setattr(
+        scripts.runs.training_statistics,
+        "training_statistics",
+        lambda bundle, *rest, **more: measured.append(bundle.name) or statistics(bundle, *rest, **more),
+    )
+    train(run, **{"multimodal_registration#regularity_weight": 2.0})
+    assert read(path)["initialisation"] == "moments"
+    assert read(path)["training_statistics"] == before["training_statistics"] and measured == []
+    assert any("initialisation stays as it is there" in message for message in caplog.messages)
+    assert load_network(run)
 
 
 def test_a_stage_by_itself_is_the_stage_of_the_chain(run):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crosswarp.data import load_datalist
-from crosswarp.runs import Chain, chain
+from crosswarp.runs import Chain, training_statistics
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, STAGES, write_trained_run
 
@@ -23,7 +23,9 @@ def test_statistics_are_computed_on_the_device_of_the_run(tmp_path, monkeypatch,
         asked.append((bundle.name, device))
         return {}
 
-    monkeypatch.setattr(chain, "training_statistics", statistics)
+    monkeypatch.setattr(training_statistics, "training_statistics", statistics)
+    for path in (run / "provenance.json", *run.glob("*/statistics.json")):  # as if it had not been published
+        path.unlink()
     folders = (str(ROOT / "bundles"), str(ROOT), str(run))
     Chain(dict.fromkeys(STAGES, {}), {"device": "cuda:1"}, *folders, load_datalist(data)).publish()
     assert asked == [("source_segmentation", "cuda:1"), ("domain_adaptation", "cuda:1")]

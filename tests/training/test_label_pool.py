@@ -32,7 +32,7 @@ def test_manual_labels_come_first_then_those_of_each_network(shape):
     target = [{"image": torch.rand(1, *shape)} for _ in range(2)]
     networks = [Brighter(0.5).train(), Brighter(0.8)]
     predicted = [{"network": networks[0], "images": source}, {"network": networks[1], "images": target}]
-    pool = label_pool(manual, [*predicted, {"network": None, "images": []}], batch_size=2)["label"]
+    pool = label_pool(manual, [*predicted, {"network": None, "images": []}], batch_size=2)["label"][:]
     assert pool.shape == (8, 1, *shape) and pool.dtype == torch.uint8 and not pool.requires_grad
     assert pool[0].eq(2).all()
     for label, sample in zip(pool[1:6], source, strict=True):

@@ -12,7 +12,8 @@ from monai.bundle import ConfigWorkflow
 
 from ...data import load_datalist
 from ...errors import plain_input_errors
-from ...runs.bundle import WEIGHTS, file_digest, read_json
+from ...files import file_digest
+from ...runs.bundle import WEIGHTS, read_json
 from ...runs.config import verbatim
 from ...runs.stage import claim_run
 
