@@ -34,8 +34,9 @@ demo: $(RUNTIME)
 	$(BIN)/python -m crosswarp evaluate --run $(RUN)
 	@echo "Open $(RUN)/report.html"
 
+# One worker a core, each with one thread: training in two threads beside another process is slower than in one.
 test: $(DEVELOP)
-	$(BIN)/python -m pytest --cov $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n auto --dist loadfile $(ARGS)
 
 test-numpy126: $(NUMPY126)/.ready
 	$(NUMPY126)/bin/python -m pytest -p no:cacheprovider \
