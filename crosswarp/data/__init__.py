@@ -1,15 +1,21 @@
-"""Datalists, readers and checks of what they name, batches in memory, the synthetic cohort: no network."""
+"""Datalists, readers and checks of what they name, batches in memory: no network."""
 
 from __future__ import annotations
 
-from .batches import FixedPairBatches, RandomBatches, RandomPairBatches, stack_samples
-from .checks import check_datalist
-from .datalist import Datalist, DatalistError, Modality, datalist_digest, load_datalist
-from .knee import write_knee_cohort
-from .partners import LabelOnImaged
-from .people import check_people
-from .readers import AnyFormatReader
-from .sharing import ReadOnce, SharedDataset
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
+
+if TYPE_CHECKING:
+    from .batches import FixedPairBatches, RandomBatches, RandomPairBatches, stack_samples
+    from .checks import check_datalist
+    from .datalist import Datalist, DatalistError, Modality, datalist_digest, load_datalist
+    from .partners import LabelOnImaged
+    from .people import check_people
+    from .readers import AnyFormatReader
+    from .sharing import ReadOnce, SharedDataset
+else:
+    __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "AnyFormatReader",
@@ -27,5 +33,4 @@ __all__ = [
     "datalist_digest",
     "load_datalist",
     "stack_samples",
-    "write_knee_cohort",
 ]

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from .pairs import image_records, pair_records
-from .save_quality import SaveQualityd
-from .serving import ServedLabeld
-from .transforms import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
+
+if TYPE_CHECKING:
+    from .pairs import image_records, pair_records
+    from .save_quality import SaveQualityd
+    from .serving import ServedLabeld
+    from .transforms import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
+else:
+    __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "ExtentOfd",

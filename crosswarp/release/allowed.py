@@ -76,7 +76,7 @@ FUNCTIONS = {
     *("monai.data.utils.pad_list_data_collate", "monai.handlers.utils.from_engine"),
     *("monai.utils.misc.first", "monai.utils.misc.set_determinism"),
     *("scripts.training.augmented.AugmentedSamples.load", "scripts.data.datalist.load_datalist"),
-    *("scripts.training.label_pool.label_pool", "scripts.inference.pairs.image_records"),
+    *("scripts.training.label_pools.label_pool", "scripts.inference.pairs.image_records"),
     *("scripts.inference.pairs.pair_records", "scripts.inference.results.named_result"),
     "scripts.training.handlers.save_atomically",
     *("scripts.runs.bundle.check_data_fit", "scripts.runs.bundle.load_network"),

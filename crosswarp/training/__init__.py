@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from .adaptation import AdaptationTrainer, ImagePool, ZipBatches
-from .adaptation_check import AdaptationCheck
-from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
-from .augmented import AugmentedSamples
-from .components import count_components, keep_components
-from .guard import TrainingError, TrainingGuard
-from .handlers import AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
-from .label_pool import label_pool
-from .precision import AutocastInferer, fast_bfloat16
-from .pseudo_labels import PseudoLabels
-from .registration import PreparePairs
-from .result_checks import RegistrationCheck, SegmentationCheck
+from typing import TYPE_CHECKING
+
+from ..lazy import lazily
+
+if TYPE_CHECKING:
+    from .adaptation import AdaptationTrainer, ImagePool, ZipBatches
+    from .adaptation_check import AdaptationCheck
+    from .augmentation import (
+        RandomCurve,
+        RandomField,
+        RandomNoise,
+        RandomOverlay,
+        RandomSpatial,
+        RandomSpectrum,
+    )
+    from .augmented import AugmentedSamples
+    from .components import count_components, keep_components
+    from .guard import TrainingError, TrainingGuard
+    from .handlers import AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
+    from .label_pools import label_pool
+    from .precision import AutocastInferer, fast_bfloat16
+    from .pseudo_labels import PseudoLabels
+    from .registration import PreparePairs
+    from .result_checks import RegistrationCheck, SegmentationCheck
+else:
+    __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "AdaptationCheck",
