@@ -26,7 +26,8 @@ from monai.metrics import DiceMetric
 from monai.networks.utils import one_hot
 from torch import nn
 
-from crosswarp.data import stack_samples, write_knee_cohort
+from crosswarp.commands.cohort import cohort
+from crosswarp.data import stack_samples
 
 TRANSLATION = (
     "adversarial",
@@ -147,7 +148,7 @@ def main(
         raise SystemExit(f"Expected variants of {list(VARIANTS)}, got {unknown}.")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary).resolve()
-        data = Path(datalist) if datalist else write_knee_cohort(place / "data", size, cohort_seed)
+        data = Path(datalist) if datalist else cohort(place / "data", size, cohort_seed)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for seed in range(seeds):
             run = place / f"seed_{seed}"

@@ -25,7 +25,7 @@ from typing import Any
 import fire
 from common import ROOT, STAGES, Row, report, spread
 
-from crosswarp.data import write_knee_cohort
+from crosswarp.commands.cohort import cohort
 
 
 def train(datalist: Path, run_dir: Path, preset: str, overrides: Mapping[str, Any]) -> dict[str, float]:
@@ -142,7 +142,7 @@ def main(
     arguments = locals().copy()
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary).resolve()
-        data = Path(datalist) if datalist else write_knee_cohort(place / "data", size, cohort_seed)
+        data = Path(datalist) if datalist else cohort(place / "data", size, cohort_seed)
         if budget_seconds:
             overrides |= fit_budget(data, place, preset, overrides, budget_seconds)
         rows: list[Row] = []

@@ -26,7 +26,8 @@ import torch
 from common import STAGES, Row, names, report, stage_workflow
 from monai.bundle import ConfigWorkflow
 
-from crosswarp.data import load_datalist, write_knee_cohort
+from crosswarp.commands.cohort import cohort
+from crosswarp.data import load_datalist
 from crosswarp.metrics import dice_per_class
 from crosswarp.runs import load_network
 from crosswarp.runs.stage import CHECK
@@ -202,7 +203,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        good = Path(datalist).resolve() if datalist else write_knee_cohort(place / "data", size)
+        good = Path(datalist).resolve() if datalist else cohort(place / "data", size)
         for seed in range(seeds):
             run = place / f"good_{seed}"
             for stage in STAGES:

@@ -38,7 +38,7 @@ from ignite.engine import Events
 from plain import AdaptationStep, RegistrationStep, SegmentationStep
 from torch.utils.flop_counter import FlopCounterMode
 
-from crosswarp.data import write_knee_cohort
+from crosswarp.commands.cohort import cohort
 
 LIKE_PAPER = ("plain", "paper")
 BLOCKS = 5  # the speed is the median of so many blocks of steps, waiting for a GPU after each
@@ -46,7 +46,7 @@ BLOCKS = 5  # the speed is the median of so many blocks of steps, waiting for a 
 
 def prepare(folder: Path, size: int, presets: Sequence[str], device: str) -> dict[str, Path]:
     """For each preset a run whose stages were trained for two steps of two images: networks to measure."""
-    data = write_knee_cohort(
+    data = cohort(
         folder / "data", size, train_labelled=4, train_unlabelled=12, val=2, test=1, target_train=12,
         target_val=2, target_test=1,
     )  # fmt: skip

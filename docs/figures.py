@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from crosswarp import load
-from crosswarp.data.knee import write_knee_cohort
+from crosswarp.commands.cohort import cohort
 from crosswarp.inference.registrar import Registrar
 from crosswarp.metrics import dice_per_class, warp_labels
 from crosswarp.report.figures import checkerboard, grid, overlay
@@ -171,7 +171,7 @@ def figures(run: str = "runs/demo") -> None:
     """
     trained = load(run, device="cpu")
     with TemporaryDirectory() as folder:
-        data = write_knee_cohort(folder, SIZE).parent
+        data = cohort(folder, SIZE).parent
         draw_cohort(data)
         draw_pair(data, trained)
         draw_failures(data, trained)

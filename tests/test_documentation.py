@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from crosswarp.__main__ import COMMANDS
+from crosswarp.commands import COMMANDS
 from crosswarp.runs.config import check_ids, read_config
 
 from .cohorts import write_blob_cohort

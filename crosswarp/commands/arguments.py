@@ -114,6 +114,26 @@ def parse_function(annotation: Any) -> Callable[[str], Any]:
     raise TypeError(f"Expected a parameter of text, numbers, a flag or names of labels, got {annotation}.")
 
 
+def command_line(words: list[str], commands: Mapping[str, Callable[..., Any]]) -> list[str]:
+    """What is typed, checked; fire says what there is where nothing or `--help` is.
+
+    Args:
+        words: what is typed.
+        commands: by name.
+
+    Raises:
+        ValueError: for an unknown command, or naming all that is wrong with its arguments.
+    """
+    if not words or {"-h", "--help"} & set(words):
+        return words
+    name, *arguments = words
+    if name not in commands:
+        near = difflib.get_close_matches(name, commands, n=1)
+        suggestion = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"Expected one of {', '.join(commands)}, got {name!r}{suggestion}.")
+    return [name, *Arguments(name, commands[name]).checked(arguments)]
+
+
 class Arguments:
     """The arguments of a command, as its signature describes them.
 

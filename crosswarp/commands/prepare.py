@@ -1,4 +1,4 @@
-"""From a user's folders or table to a checked datalist, split by subject."""
+"""The command `prepare`: from a user's folders or table to a checked datalist, split by subject."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.checks import Facts, FileFacts, find_faults, read_facts, warn_of_missing_spacing
 from ..data.datalist import SECTIONS, SUBJECTS, Datalist, DatalistError, parse_datalist, path_faults
 from ..data.entries import Entry, read_entries, read_folders
 from ..data.people import appearances
 from ..data.splits import split_entries
 from ..files import replacing
 from ..wording import did_you_mean, printable, shown
+
+if TYPE_CHECKING:
+    from ..data.checks import Facts, FileFacts
 
 LARGEST_GRID = {2: 256, 3: 128}  # default per axis: what a workstation's GPU trains comfortably
 SMALLEST_GRID = 32  # what the discriminators of the adaptation can still take
@@ -88,6 +90,8 @@ def prepare(
         ValueError: for an option that cannot be.
         DatalistError: (a `ValueError`) naming every problem found.
     """
+    from ..data.checks import find_faults, read_facts, warn_of_missing_spacing
+
     _check_names({"--data": data, "--out": out, "--source": source, "--target": target})
     data, out = Path(data).absolute(), Path(out).absolute()
     modalities = {"source": source, "target": target}
@@ -265,7 +269,7 @@ def _records(rows: list[Entry], key: str, section: str, folder: Path) -> list[di
 
 def _facts_of(records: Iterable[Mapping[str, str]], key: str, folder: Path, facts: Facts) -> list[FileFacts]:
     found = (facts.get(os.path.normpath(folder / record[key])) for record in records if key in record)
-    return [fact for fact in found if isinstance(fact, FileFacts)]
+    return [fact for fact in found if fact is not None and not isinstance(fact, str)]
 
 
 def _most_common(values: list[int], default: int) -> int:

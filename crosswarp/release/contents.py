@@ -20,6 +20,7 @@ import jsonschema
 import torch
 
 from ..errors import reason
+from ..places import CODE, INSTALLED
 from ..wording import printable
 from .archive import Archive
 from .configs import Configs, check_plain, entries, read_object
@@ -31,7 +32,6 @@ MODEL_INFO = "model_info.json"
 WEIGHTS_FILE = "models/model.pt"
 LOGGING = "configs/logging.conf"
 SCHEMA = Path(__file__).with_name("meta_schema_20240725.json")
-CODE = Path(__file__).resolve().parents[1]
 
 CONFIGS = ("metadata.json", "inference.json", "train.json")
 REQUIRED = ("LICENSE", "docs/README.md", LOGGING, *(f"configs/{name}" for name in CONFIGS))
@@ -107,21 +107,22 @@ class Inspection:
         return "\n".join([*lines, *(f"    {printable(expression, 1000)}" for expression in unique)])
 
 
-def all_files(folder: Path, prefix: str) -> dict[str, bytes]:
-    """The files of a folder, without caches and hidden files."""
-    paths = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    parts = {path: path.relative_to(folder) for path in paths}
+def library_files() -> dict[str, bytes]:
+    """This library's code, as a bundle has it in ``scripts/``."""
+    parts = {path: path.relative_to(CODE) for path in CODE.rglob("*")}
     return {
-        f"{prefix}{part.as_posix()}": path.read_bytes()
+        f"scripts/{part.as_posix()}": path.read_bytes()
         for path, part in parts.items()
-        if not any(name.startswith(".") for name in part.parts)
+        if LAYOUT_OF_ZIP.fullmatch(f"scripts/{part.as_posix()}")
+        and part.parts[0] != INSTALLED
+        and not any(name.startswith(".") for name in part.parts)
     }
 
 
 @lru_cache(maxsize=1)
 def library_digests() -> dict[str, str]:
     """SHA-256 of this library's files, as a bundle has them."""
-    return {path: sha256(content).hexdigest() for path, content in all_files(CODE, "scripts/").items()}
+    return {path: sha256(content).hexdigest() for path, content in library_files().items()}
 
 
 class Contents:

@@ -21,15 +21,13 @@ import numpy as np
 from .. import __version__
 from ..data import Datalist, Modality
 from ..data.checks import FileFacts, read_facts
-from ..files import file_digest, replacing
+from ..files import file_digest
+from ..places import ROOT
 from ..runs.bundle import DATA_IDS, INFERENCE, NETWORK_IDS, WEIGHTS, inference_config, json_text, read_json
-from ..runs.chain import PARTS, data_of_run
+from ..runs.chain import PARTS
 from ..runs.config import INTERPRETED, SIGNS, read_config, verbatim
 from ..runs.stage import LOCATION_IDS, training_warnings
-from .contents import META, MODEL_INFO, STAGES, all_files
-from .verify import BundleError, inspect
-
-LIBRARY = Path(__file__).resolve().parents[2]
+from .contents import META, MODEL_INFO, STAGES, library_files
 
 # what of a training config names places on the machine that trained; the library's own values stand instead
 PLACES = {*LOCATION_IDS, "corrected"}
@@ -44,68 +42,6 @@ COPIED = ("LICENSE", "configs/logging.conf", "configs/*.json", "configs/presets/
 DOCUMENTS = (".md", ".png", ".svg")
 
 Files = dict[str, bytes]
-
-
-def package(
-    run: str,
-    out: str = "dist",
-    datalist: str | None = None,
-    version: str | None = None,
-    changes: str | None = None,
-    overwrite: bool = False,
-) -> list[Path]:
-    """Write a trained run as five zips, ``<name>_v<version>.zip``: its four stages and the whole chain.
-
-    Args:
-        run: the run's folder.
-        out: where to write.
-        datalist: the run's data, where they are not where they were in training.
-        version: of this release; that of the library if not given.
-        changes: what is new in this version, for the changelog; what it was trained on if not given.
-        overwrite: replace zips that are there already with other content.
-
-    Returns:
-        the zips, the whole chain last.
-
-    Raises:
-        FileNotFoundError: for a run that is not there or whose data are not, and where only the package is
-            installed, without the bundles.
-        ValueError: for a run that is not finished, whose data have changed, or of another version of the
-            library.
-        FileExistsError: when a zip is there already with other content; nothing is written.
-    """
-    if not (LIBRARY / "bundles").is_dir():
-        raise FileNotFoundError(
-            f"Expected the bundles in {LIBRARY}: packaging needs a checkout or an unpacked {META} bundle."
-        )
-    run_dir = Path(run)
-    data = data_of_run(run_dir, datalist)
-    provenance = read_json(run_dir / "provenance.json")
-    check_run(run_dir, provenance)
-    release = Release(run_dir, data, provenance, str(version or __version__), changes)
-    bundles = {name: release.stage(name) for name in STAGES} | {META: release.chain()}
-    contents = {
-        Path(out) / f"{name}_v{release.version}.zip": zipped(name, files) for name, files in bundles.items()
-    }
-    faults = [
-        f"- {path.name}: {fault}"
-        for path, content in contents.items()
-        for fault in inspect(content, path.name).faults
-    ]
-    if faults:
-        raise BundleError("\n".join([f"The bundles of {run_dir} would not pass verification:", *faults]))
-    others = [
-        str(path) for path, content in contents.items() if path.exists() and path.read_bytes() != content
-    ]
-    if others and not overwrite:
-        raise FileExistsError(
-            f"There with other content: {', '.join(others)}. Name another --out, give this release another "
-            "--version, or replace them: --overwrite."
-        )
-    for path, content in contents.items():
-        with replacing(path) as partial:
-            partial.write_bytes(content)
-    return list(contents)
 
 
 def check_run(run_dir: Path, provenance: Mapping[str, Any]) -> None:
@@ -165,17 +101,17 @@ class Release:
 
     def chain(self) -> Files:
         """All files of the meta bundle; the stages' bundles in it share its code and have no weights."""
-        files = copied(LIBRARY)
+        files = copied(ROOT)
         train = json.loads(files["configs/train.json"]) | {"seed": self.provenance["seed"] or 0}
         files["configs/train.json"] = json_text(train).encode()
-        files |= self.filled(META, LIBRARY, self.run_dir)
+        files |= self.filled(META, ROOT, self.run_dir)
         for name in STAGES:
             files |= {f"bundles/{name}/{path}": content for path, content in self.configs(name).items()}
         return self.complete(META, files, self.run_dir)
 
     def configs(self, name: str) -> Files:
         """Configs, docs and licence of a stage: ``train.json`` is that which trained it."""
-        library = LIBRARY / "bundles" / name
+        library = ROOT / "bundles" / name
         files = copied(library) | self.filled(name, library, self.run_dir / name)
         own = json.loads(files["configs/train.json"])
         config = read_json(self.run_dir / name / "configs" / "train.json")
@@ -203,8 +139,7 @@ class Release:
 
     def complete(self, name: str, files: Files, trained: Path) -> Files:
         """The files with weights, code and checksums added."""
-        code = Path(__file__).resolve().parents[1]
-        files = files | {WEIGHTS.as_posix(): (trained / WEIGHTS).read_bytes()} | all_files(code, "scripts/")
+        files = files | {WEIGHTS.as_posix(): (trained / WEIGHTS).read_bytes()} | library_files()
         training = {key: self.provenance[key] for key in ("datalist_digest", "git_commit", "seed", "preset")}
         info = {
             "name": name,

@@ -18,35 +18,11 @@ from ..wording import printable
 from .archive import Archive
 from .contents import META, MODEL_INFO, SCHEMA, STAGES, Contents, Inspection
 
-__all__ = ["META", "MODEL_INFO", "SCHEMA", "STAGES", "BundleError", "inspect", "unpack", "verify"]
+__all__ = ["META", "MODEL_INFO", "SCHEMA", "STAGES", "BundleError", "inspect", "unpack"]
 
 
 class BundleError(ValueError):
     """A bundle that is refused, with all its faults."""
-
-
-def verify(*zips: str) -> None:
-    """Check packaged bundles without running anything of them, and list the Python in their configs.
-
-    Args:
-        zips: what `package` wrote, here or elsewhere.
-
-    Raises:
-        ValueError: naming the zips that are refused; their faults are printed.
-        FileNotFoundError: naming the zips that are not there.
-    """
-    if missing := [path for path in map(str, zips) if not Path(path).is_file()]:
-        raise FileNotFoundError("Expected zips that are not there: " + ", ".join(missing))
-    if not zips:
-        raise ValueError("Expected zips to verify: python -m crosswarp verify dist/*.zip")
-    refused = []
-    for path in map(str, zips):
-        with open(path, "rb") as file:
-            inspection = inspect(file, path)
-        print(inspection.report())
-        refused += [printable(str(path), 500)] if inspection.faults else []
-    if refused:
-        raise BundleError(f"{len(refused)} of {len(zips)} refused: {', '.join(refused)}")
 
 
 def unpack(path: str | Path, folder: str | Path, trust: bool = False) -> Path:

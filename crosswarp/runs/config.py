@@ -7,15 +7,24 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
+from types import ModuleType
 from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser
 
 from ..wording import printable
 
+SCRIPTS = "scripts"  # what configs call the library
+LIBRARY = __name__.partition(".")[0]
 REFERENCE = re.compile(r"[@%]([A-Za-z_]\w*)")
 # what MONAI evaluates or looks up (expressions, references, macros, ids relative to where they stand), and
 # what it spells otherwise
@@ -45,6 +54,48 @@ def running_parser() -> ConfigParser:
             return parser
         frame = frame.f_back
     raise RuntimeError("Expected to be called from an expression of a MONAI config; none is being evaluated.")
+
+
+class _Library(MetaPathFinder, Loader):
+    """Finds ``scripts.x`` in this library's ``x``: the very module, not a second one of the same file."""
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        """A specification for the modules that this library has."""
+        package, _, name = fullname.partition(".")
+        own = f"{LIBRARY}.{name}" if name else LIBRARY
+        return ModuleSpec(fullname, self, origin=own) if package == SCRIPTS and find_spec(own) else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The library's module."""
+        module = import_module(str(spec.origin))
+        spec.loader_state = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing but to give the module back the specification of its own, which the import has replaced."""
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
+
+
+@contextmanager
+def library_as_scripts() -> Iterator[None]:
+    """Within, what configs call ``scripts``, as bundles do, is this library, by whatever name it is imported.
+
+    It is there once: its classes are the same for configs and for who runs them.
+    """
+    if LIBRARY == SCRIPTS:
+        yield
+        return
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == SCRIPTS}
+    finder = _Library()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == SCRIPTS]:
+            del sys.modules[name]
+        sys.modules.update(others)
 
 
 def read_config(*files: str | Path) -> ConfigParser:

@@ -15,7 +15,7 @@ import stages
 import torch
 import trust
 
-from crosswarp.data import write_knee_cohort
+from crosswarp.commands.cohort import cohort
 
 SMALL = {"max_epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
 
@@ -24,7 +24,7 @@ SMALL = {"max_epochs": 1, "steps_per_epoch": 1, "batch_size": 2}
 def tiny(tmp_path_factory):
     """A folder with a cohort and a benchmark of the chain on it, and the benchmark's figures."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    data = write_knee_cohort(
+    data = cohort(
         folder / "data", 32, train_labelled=3, train_unlabelled=4, val=2, test=2, target_train=4,
         target_val=2, target_test=2,
     )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import fire
 import pytest
 
-from crosswarp.__main__ import COMMANDS
+from crosswarp.commands import COMMANDS
 from crosswarp.commands.arguments import Arguments
 
 TEXTS = [

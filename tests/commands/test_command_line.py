@@ -132,6 +132,6 @@ def test_our_own_faults_keep_their_traceback(
     def fault(**_: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("crosswarp.__main__.run_bundle", fault)
+    monkeypatch.setattr("crosswarp.commands.running.run_bundle", fault)
     with pytest.raises(KeyError, match="ours"):
         command(monkeypatch, "evaluate", "--run", run)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import zoom
 
-from crosswarp.__main__ import register
+from crosswarp.commands.register import register
 
 from ..cohorts import write_blob_cohort
 from ..data.dicom import write_dicom, write_series

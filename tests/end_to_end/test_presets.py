@@ -9,8 +9,8 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
+from crosswarp.commands.cohort import cohort
 from crosswarp.commands.prepare import prepare
-from crosswarp.data import write_knee_cohort
 from crosswarp.runs import load_network
 from tests.cohorts import write_blob_cohort
 
@@ -48,7 +48,7 @@ def train_and_evaluate(datalist: Path, run: Path) -> list[dict]:
 def test_demo_on_the_knee_cohort(tmp_path):
     counts = {"train_labelled": 3, "train_unlabelled": 5, "val": 2, "test": 3}
     targets = {"target_train": 5, "target_val": 2, "target_test": 3}
-    datalist = write_knee_cohort(tmp_path / "data", size=64, **counts, **targets)
+    datalist = cohort(tmp_path / "data", size=64, **counts, **targets)
     summary = train_and_evaluate(datalist, tmp_path / "run")
     assert {row["class"] for row in summary} == {"femur", "tibia", "fibula", "mean"}
     history = json.loads(

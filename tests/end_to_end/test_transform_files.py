@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crosswarp.__main__ import register
+from crosswarp.commands.register import register
 
 from ..cohorts import write_blob_cohort
 from ..trained_run import write_trained_run

@@ -17,10 +17,10 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImaged
 
 import crosswarp
-from crosswarp.__main__ import register
+from crosswarp.commands.package import package
+from crosswarp.commands.register import register
 from crosswarp.inference import registrar
 from crosswarp.inference.memory import alike
-from crosswarp.release.package import package
 from tests.cohorts import write_blob_cohort
 from tests.release.zips import changed, read_files, stored
 from tests.trained_run import ROOT, write_trained_run

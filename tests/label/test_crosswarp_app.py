@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from monai.bundle import run
 
 from apps.monailabel.serve import APPS, SERVED, install
-from crosswarp.release.package import package
+from crosswarp.commands.package import package
 from tests.cohorts import write_blob_cohort
 from tests.label.hostile import REFUSALS, answers
 from tests.label.server import Client, serving

@@ -20,7 +20,7 @@ from monai.bundle import run
 from PIL import Image
 
 from apps.monailabel.serve import APPS, SEGMENTATION, SERVED, install
-from crosswarp.release.package import package
+from crosswarp.commands.package import package
 from tests.cohorts import write_blob_cohort
 from tests.label.hostile import REFUSALS, answers
 from tests.label.server import Client, serving

@@ -64,7 +64,7 @@ TARGETS = [
     {"_target_": "scripts.release.package.package", "run": "x"},
     {"_target_": "scripts.release.verify.unpack", "path": "x", "folder": "y"},
     {"_target_": "scripts.inference.registrar.load", "models": "x"},
-    {"_target_": "scripts.data.write_knee_cohort", "folder": "x"},
+    {"_target_": "scripts.commands.cohort.cohort", "folder": "x"},
     {"_target_": "scripts.runs.config.ConfigParser"},
     {"_target_": "scripts.runs.config.locate", "path": "os.system"},
     {"_target_": "os.system", "command": "true"},

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 import crosswarp
+from crosswarp.commands.package import package
 from crosswarp.data import load_datalist
 from crosswarp.files import file_digest
-from crosswarp.release.package import median_spacing, package
+from crosswarp.release.package import median_spacing
 from crosswarp.release.verify import META, unpack
 from crosswarp.runs import load_network
 from crosswarp.runs.bundle import read_json, write_json

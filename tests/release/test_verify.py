@@ -17,9 +17,11 @@ import pytest
 import torch
 
 from crosswarp.__main__ import main
+from crosswarp.commands.package import package
+from crosswarp.commands.verify import verify
 from crosswarp.release import archive as module
-from crosswarp.release.package import package, zipped
-from crosswarp.release.verify import META, BundleError, inspect, unpack, verify
+from crosswarp.release.package import zipped
+from crosswarp.release.verify import META, BundleError, inspect, unpack
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import write_trained_run
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from crosswarp.release.package import package
+from crosswarp.commands.package import package
 from crosswarp.release.verify import inspect
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import write_trained_run

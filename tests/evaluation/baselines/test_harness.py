@@ -18,7 +18,7 @@ from monai.bundle import run as run_bundle
 import scripts.evaluation.baselines.elastix
 import scripts.evaluation.baselines.identity
 import scripts.evaluation.evaluation
-from crosswarp.__main__ import baseline_configs
+from crosswarp.commands.evaluate import baseline_configs
 from crosswarp.errors import plain_input_errors
 from crosswarp.evaluation.baselines.identity import Identity
 from crosswarp.evaluation.evaluation import Evaluation

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from crosswarp.data import check_datalist, datalist_digest, load_datalist, write_knee_cohort
+from crosswarp.commands.cohort import cohort
+from crosswarp.data import check_datalist, datalist_digest, load_datalist
 from crosswarp.data.knee import MODALITIES, draw_knee
 
 FEW = {
@@ -35,7 +36,7 @@ def knees():
 
 
 def test_the_cohort_is_a_sound_datalist_with_spacing(tmp_path):
-    path = write_knee_cohort(tmp_path, size=32, **FEW)
+    path = cohort(tmp_path, size=32, **FEW)
     datalist = load_datalist(path)
     check_datalist(datalist)
     assert datalist.label_names == ["background", "femur", "tibia", "fibula"]
@@ -57,7 +58,7 @@ def test_the_cohort_is_a_sound_datalist_with_spacing(tmp_path):
 
 def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path):
     digests = [
-        datalist_digest(load_datalist(write_knee_cohort(tmp_path / name, size=32, seed=seed, **FEW)))
+        datalist_digest(load_datalist(cohort(tmp_path / name, size=32, seed=seed, **FEW)))
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     ]
     assert digests[0] == digests[1] != digests[2]
@@ -66,32 +67,30 @@ def test_same_seed_same_bytes_other_seed_other_bytes(tmp_path):
 
 
 def test_an_image_does_not_depend_on_how_many_others_there_are(tmp_path):
-    few = load_datalist(write_knee_cohort(tmp_path / "few", size=32, **FEW))
-    more = load_datalist(
-        write_knee_cohort(tmp_path / "more", size=32, **{**FEW, "val": 3, "target_train": 3})
-    )
+    few = load_datalist(cohort(tmp_path / "few", size=32, **FEW))
+    more = load_datalist(cohort(tmp_path / "more", size=32, **{**FEW, "val": 3, "target_train": 3}))
     for name in ("dxa_0001", "dxa_0005", "xray_0003"):
         a, b = (d.path.parent / "images" / f"{name}.nii.gz" for d in (few, more))
         assert a.read_bytes() == b.read_bytes()
 
 
 def test_writing_again_changes_nothing_and_another_cohort_is_refused(tmp_path):
-    path = write_knee_cohort(tmp_path, size=32, **FEW)
+    path = cohort(tmp_path, size=32, **FEW)
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
-    assert write_knee_cohort(tmp_path, size=32, **FEW) == path
+    assert cohort(tmp_path, size=32, **FEW) == path
     with pytest.raises(FileExistsError, match="another cohort.*remove"):
-        write_knee_cohort(tmp_path, size=32, seed=1, **FEW)
+        cohort(tmp_path, size=32, seed=1, **FEW)
     path.write_text(json.dumps({"name": "mine"}))
     with pytest.raises(FileExistsError, match="another cohort"):
-        write_knee_cohort(tmp_path, size=32, **FEW)
+        cohort(tmp_path, size=32, **FEW)
     assert before.keys() == set(tmp_path.rglob("*"))
     assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file != path)
 
 
 def test_the_modality_with_labels_can_be_the_other(tmp_path):
-    usual = load_datalist(write_knee_cohort(tmp_path / "usual", size=32, **FEW))
+    usual = load_datalist(cohort(tmp_path / "usual", size=32, **FEW))
     turned = load_datalist(
-        write_knee_cohort(tmp_path / "turned", size=32, source="xray", **FEW | {"train_unlabelled": 0})
+        cohort(tmp_path / "turned", size=32, source="xray", **FEW | {"train_unlabelled": 0})
     )
     check_datalist(turned)
     assert (turned.source.name, turned.target.name) == ("xray", "dxa")
@@ -100,7 +99,7 @@ def test_the_modality_with_labels_can_be_the_other(tmp_path):
     for image, same in zip(images, usual.target.train_unlabelled, strict=True):
         np.testing.assert_array_equal(nib.load(image).get_fdata(), nib.load(same["image"]).get_fdata())
     with pytest.raises(ValueError, match="Expected source in"):
-        write_knee_cohort(tmp_path / "neither", source="ct")
+        cohort(tmp_path / "neither", source="ct")
 
 
 def test_unknown_modality():

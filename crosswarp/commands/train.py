@@ -1,0 +1,26 @@
+"""The command `train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..places import ROOT
+
+
+def train(datalist: str, run: str, preset: str | None = None, **overrides: Any) -> None:
+    """Train the whole chain, or what of it is not done: configs/train.json.
+
+    Args:
+        datalist: the data, as `prepare` writes them.
+        run: the run's folder, a new one or one to go on with.
+        preset: an overlay of the configs, such as `demo`.
+        overrides: ids of the config, those of a stage as `--<stage>#<id> value`.
+    """
+    from .running import run_config
+
+    files = [ROOT / "configs" / "train.json"]
+    overlays = {path.stem: path for path in (ROOT / "configs" / "presets").glob("*.json")}
+    if preset in overlays:
+        files.append(overlays[preset])
+    values = {"datalist": datalist, "run_dir": run, "preset": preset}
+    run_config(files, ROOT, values, overrides)
