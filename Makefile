@@ -64,11 +64,12 @@ clean:
 	rm -rf .venv .venv-label build docs/_build docs/reference/_api docs/reference/_bundles *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
 # The stamp files make a second call free; a changed requirements file installs again.
-$(RUNTIME): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("the pinned packages need Python 3.11 or newer, \
+$(RUNTIME): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("the pinned packages need Python 3.11 to 3.13, \
 	and $(PYTHON) is " + sys.version.split()[0] + ": try  make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 # sam2, which MONAI Label requires and we do not use, would otherwise compile CUDA code with a torch of its own.
