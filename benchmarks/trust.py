@@ -25,8 +25,8 @@ from scipy.ndimage import zoom
 from crosswarp import load
 from crosswarp.inference.registrar import Registrar
 from crosswarp.runs.chain import data_of_run
+from crosswarp.spatial.grid import Grid
 from crosswarp.spatial.itk_files import transform_points
-from crosswarp.spatial.physical import lps_affine
 
 Array = np.ndarray[Any, Any]
 
@@ -102,9 +102,9 @@ def grid_points(path: str, steps: int | None = None) -> tuple[Array, float]:
     image = nib.Nifti1Image.from_filename(path)
     size = np.array(image.shape[:2])
     axes = [np.arange(n) if steps is None else np.linspace(0.1, 0.9, steps) * (n - 1) for n in size]
-    matrix = lps_affine(image.affine[np.ix_([0, 1, 3], [0, 1, 3])], 2)
+    grid = Grid.from_ras(image.affine, image.shape[:2])
     index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
-    return index @ matrix[:2, :2].T + matrix[:2, 2], float(np.linalg.norm(matrix[:2, 0]))
+    return grid.to_mm(index), float(grid.spacing[0])
 
 
 def verdict_rows(trained: Registrar, source: list[str], target: list[str], folder: Path) -> list[Row]:

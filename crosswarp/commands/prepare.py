@@ -113,7 +113,7 @@ def prepare(
     everything = [record for sections in records.values() for some in sections.values() for record in some]
     files = [record[kind] for record in everything for kind in ("image", "label") if kind in record]
     facts = read_facts(os.path.normpath(out.parent / file) for file in files if not path_faults("", file))
-    shapes = [fact.shape for fact in _facts_of(everything, "image", out.parent, facts)]
+    shapes = [fact.grid.shape for fact in _facts_of(everything, "image", out.parent, facts)]
     dims = dims or _most_common([len(shape) for shape in shapes], default=2)
     content: dict[str, Any] = {
         "name": out.stem if name is None else str(name),
@@ -162,8 +162,8 @@ def describe(datalist: Datalist, facts: Facts) -> str:
             images = _facts_of(records, "image", Path(), facts)
             labelled = sum("label" in record for record in records)
             subjects = len({record["subject"] for record in records})
-            sizes = _range(fact.shape for fact in images)
-            spacings = _range(fact.spacing for fact in images if fact.spacing) or "not stated"
+            sizes = _range(fact.grid.shape for fact in images)
+            spacings = _range(fact.grid.spacing for fact in images if fact.spacing_known) or "not stated"
             counts = f"{len(records):7}{labelled:7}{subjects:9}"
             lines.append(f"{modality.name:12}{section:18}{counts}  {sizes:24}{spacings}")
     people = appearances(datalist).values()

@@ -69,7 +69,7 @@ def warp(
         if fixed is None:
             faults.append("Expected --fixed, the image whose grid the result takes, to move an image.")
         if source is not None:
-            faults += writing_faults(source, source.shape if grid is None else grid[0], out)
+            faults += writing_faults(source, (grid or source.grid).shape, out)
     if chain is not None:
         faults += dims_faults(chain, source, str(moving), grid, str(fixed))
     if faults:

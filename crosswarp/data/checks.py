@@ -15,7 +15,7 @@ import numpy as np
 from monai.data.utils import is_no_channel
 from tqdm import tqdm
 
-from ..spatial.physical import same_place
+from ..spatial.grid import Grid
 from .datalist import Datalist, DatalistError, Modality
 from .landmarks import read_landmarks
 from .people import Appearance, Person, appearances, people_faults
@@ -27,10 +27,9 @@ class FileFacts:
     """What reading a file has shown.
 
     Attributes:
-        shape: size along the spatial axes in voxels.
+        grid: where the voxels lie.
         channels: number of channels.
-        spacing: in mm along the spatial axes; None where the file does not state it.
-        affine: indices to mm (RAS), `[D + 1, D + 1]`.
+        spacing_known: whether the file states how far apart they are.
         place_known: whether the file states where it lies.
         finite: no NaN and no infinity.
         constant: all voxels equal.
@@ -38,10 +37,9 @@ class FileFacts:
         content: a digest of shape and values, equal for two files of one picture.
     """
 
-    shape: tuple[int, ...]
+    grid: Grid
     channels: int
-    spacing: tuple[float, ...] | None
-    affine: np.ndarray
+    spacing_known: bool
     place_known: bool
     finite: bool
     constant: bool
@@ -125,7 +123,7 @@ def find_faults(datalist: Datalist, facts: Facts) -> list[str]:
 
 def warn_of_missing_spacing(facts: Facts) -> None:
     """One warning for all files that do not state their pixel spacing."""
-    silent = [path for path, fact in facts.items() if isinstance(fact, FileFacts) and fact.spacing is None]
+    silent = [path for path, fact in facts.items() if isinstance(fact, FileFacts) and not fact.spacing_known]
     if silent:
         warnings.warn(
             f"{len(silent)} of {len(facts)} files do not state their pixel spacing (the first: {silent[0]}): "
@@ -149,10 +147,9 @@ def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str
     if finite and -1000 <= low and high <= 1000 and np.array_equal(array, np.rint(array)):
         values = tuple(np.unique(array).astype(int).tolist())
     return FileFacts(
-        shape=tuple(meta["spatial_shape"].tolist()),
+        grid=Grid.from_ras(meta["affine"], meta["spatial_shape"]),
         channels=1 if is_no_channel(meta["original_channel_dim"]) else array.shape[-1],
-        spacing=tuple(meta["spacing"].tolist()) if meta["spacing_known"] else None,
-        affine=meta["affine"],
+        spacing_known=meta["spacing_known"],
         place_known=meta["place_known"],
         finite=finite,
         constant=bool(low == high),
@@ -223,8 +220,8 @@ def image_faults(record: Mapping[str, str], channels: int, spatial_dims: int, fa
     if isinstance(image, str):
         return []
     faults = []
-    if len(image.shape) != spatial_dims:
-        found = f"{len(image.shape)}D {image.shape}"
+    if image.grid.dims != spatial_dims:
+        found = f"{image.grid.dims}D {image.grid.shape}"
         faults.append(f"{path}: is {found}, the networks are {spatial_dims}D; keep to one")
     if image.channels != channels:
         faults.append(f"{path}: has {image.channels} channels, its modality {channels}; convert it")
@@ -259,9 +256,9 @@ def label_faults(record: Mapping[str, str], num_classes: int, facts: Facts) -> l
     if isinstance(image, str):
         return faults
     where = f"its image {record['image']}"
-    if label.shape != image.shape:
-        faults.append(f"{path}: has shape {label.shape}, {where} {image.shape}; resample the label")
-    elif image.place_known and label.place_known and not same_place(image.affine, label.affine, image.shape):
+    if label.grid.shape != image.grid.shape:
+        faults.append(f"{path}: has shape {label.grid.shape}, {where} {image.grid.shape}; resample the label")
+    elif image.place_known and label.place_known and not image.grid.same_place(label.grid):
         faults.append(
             f"{path}: by its header (spacing, direction, origin) lies elsewhere than {where}; "
             "resample the label or copy the image's header"

@@ -11,7 +11,7 @@ import itk
 import numpy as np
 from monai.data.utils import to_affine_nd
 
-from ..spatial.itk_files import read_any_type
+from ..spatial.itk_files import affine_of, read_any_type
 from .stored import Stored, UnfitFileError, check_size
 
 META = (".mha", ".mhd")
@@ -31,21 +31,12 @@ def itk_values(image: Any) -> tuple[np.ndarray, bool]:
     return (np.moveaxis(array.T, 0, -1) if has_channels else array.T), has_channels
 
 
-def itk_affine(image: Any) -> np.ndarray:
-    """Indices of an image's array to mm in RAS, `[D + 1, D + 1]`; the array starts where its region does."""
-    dims = image.GetImageDimension()
-    affine = np.eye(dims + 1)
-    direction = np.asarray(itk.array_from_matrix(image.GetDirection()))
-    affine[:-1, :-1] = direction * np.array(image.GetSpacing())
-    affine[:-1, -1] = image.TransformIndexToPhysicalPoint(image.GetBufferedRegion().GetIndex())
-    return np.diag([-1, -1, *[1] * (dims - 1)])[: dims + 1, : dims + 1] @ affine
-
-
 def from_itk(image: Any, spacing_stated: bool = True) -> Stored:
     """An image of ITK as if it had been read from a file; a pipeline's is computed if need be."""
     image.Update()
     array, has_channels = itk_values(image)
-    affine = to_affine_nd(3, itk_affine(image))
+    lps = affine_of(image)
+    affine = to_affine_nd(3, np.diag([-1, -1, *[1] * (len(lps) - 2)])[: len(lps), : len(lps)] @ lps)
     return Stored(array, affine, spacing_stated, place_stated=True, has_channels=has_channels)
 
 

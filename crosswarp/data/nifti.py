@@ -18,7 +18,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
-from ..spatial.physical import distance_in_voxels, shears
+from ..spatial.grid import distance_in_voxels, shears
 from .stored import Stored, UnfitFileError, check_size
 
 SUFFIXES = (".nii", ".nii.gz")

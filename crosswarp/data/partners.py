@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 
-from ..spatial.physical import same_place
+from ..spatial.grid import Grid
 
 PLACE = (MetaKeys.AFFINE, MetaKeys.ORIGINAL_AFFINE, "file_affine", "spacing", "spacing_known", "place_known")
 
@@ -39,15 +39,15 @@ class LabelOnImaged(MapTransform):
         """Move the labels of an item."""
         result = dict(data)
         image = result[self.image_key].meta
-        shape = tuple(int(size) for size in image[MetaKeys.SPATIAL_SHAPE])
+        grid = Grid.from_ras(image[MetaKeys.ORIGINAL_AFFINE], image[MetaKeys.SPATIAL_SHAPE])
         for key in self.key_iterator(result):
             label = result[key]
             where = f"{label.meta.get(ImageMetaKey.FILENAME_OR_OBJ, key)}: expected a label on the grid of "
             where += str(image.get(ImageMetaKey.FILENAME_OR_OBJ, self.image_key))
-            if label.shape[1:] != shape:
-                raise ValueError(f"{where}, {shape}, got {tuple(label.shape[1:])}: resample the label.")
+            if label.shape[1:] != grid.shape:
+                raise ValueError(f"{where}, {grid.shape}, got {tuple(label.shape[1:])}: resample the label.")
             both_known = image.get("place_known", True) and label.meta.get("place_known", True)
-            if both_known and not same_place(image[MetaKeys.ORIGINAL_AFFINE], label.affine, shape):
+            if both_known and not grid.same_place(Grid.of(label)):
                 raise ValueError(
                     f"{where}, but by its header (spacing, direction, origin) it lies elsewhere: resample "
                     "the label or copy the image's header."

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..files import read_bounded
-from ..spatial.itk_files import Points
+from ..spatial.grid import Points
 from ..wording import printable
 from .landmarks import AXES, landmark_table
 

@@ -17,7 +17,8 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
-from ..spatial.physical import AXIAL, shears, slice_affine, slice_tilt
+from ..spatial.grid import shears
+from ..spatial.slices import AXIAL, slice_affine, slice_tilt
 from .dicom import dicom_header, read_frame, read_series
 from .itk_images import read_itk
 from .nifti import SUFFIXES as NIFTI
@@ -37,7 +38,7 @@ class AnyFormatReader(ImageReader):
       `PIL` gives as `[height, width]` loads as `[width, height]`.
     - A third axis of one voxel (a DICOM radiograph, a NIfTI slice) is dropped: the image is 2D.
     - The affine maps indices to mm in RAS, `[4, 4]` in 3D and `[3, 3]` in 2D, where it is that of the slice
-      in its own plane; see :func:`~crosswarp.spatial.physical.slice_affine`. A file that does not say where
+      in its own plane; see :func:`~crosswarp.spatial.slices.slice_affine`. A file that does not say where
       it lies has the place that ITK gives to a picture: x to the left, y to the back, origin 0.
     - The metadata are `spacing` in mm along the array's axes, `spacing_known` (False where the file does not
       say it and 1 mm stands in), `place_known`, `file_affine` (the file's own, `[4, 4]` also where the image

@@ -10,11 +10,12 @@ from typing import Any
 import itk
 import nibabel as nib
 import numpy as np
-from monai.data.utils import is_no_channel
+from monai.data.utils import is_no_channel, to_affine_nd
 from numpy.typing import NDArray
 
 from ..files import replacing
-from ..spatial.physical import Matrix, itk_geometry, lps_affine, place
+from ..spatial.grid import Grid
+from ..spatial.physical import place
 from .readers import read_image
 
 NIFTI = (".nii.gz", ".nii")
@@ -45,7 +46,7 @@ class Voxels:
 
     Attributes:
         values: ``[*spatial, C]``, in this machine's byte order.
-        matrix: array indices to mm in LPS, ``[D + 1, D + 1]``.
+        grid: where they lie.
         dtype: of the numbers in the file; another one than that of the values where these are scaled.
         scaling: slope and intercept of NIfTI, by which stored numbers become values.
         frames: whether channels are points in time, a fourth axis of NIfTI, and not components.
@@ -54,17 +55,12 @@ class Voxels:
     """
 
     values: NDArray
-    matrix: Matrix
+    grid: Grid
     dtype: np.dtype
     scaling: tuple[float, float] | None = None
     frames: bool = False
     step: float = 1.0
     unit: str = "unknown"
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the spatial axes."""
-        return self.values.shape[:-1]
 
 
 def read_voxels(path: str | Path, spacing: float | Sequence[float] | None = None) -> Voxels:
@@ -74,10 +70,9 @@ def read_voxels(path: str | Path, spacing: float | Sequence[float] | None = None
         UnfitFileError: saying why it cannot be read.
     """
     array, meta = read_image(path, spacing)
-    dims = len(meta["spatial_shape"])
     array = array[..., None] if is_no_channel(meta["original_channel_dim"]) else array
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
-    voxels = Voxels(array, lps_affine(meta["affine"], dims), array.dtype)
+    voxels = Voxels(array, Grid.from_ras(meta["affine"], meta["spatial_shape"]), array.dtype)
     if not str(path).lower().endswith(NIFTI):
         return voxels
     image: Any = nib.load(path)
@@ -141,7 +136,7 @@ def write_voxels(voxels: Voxels, out: Path) -> None:
             several = voxels.values.shape[-1] > 1
             array = np.ascontiguousarray(np.moveaxis(voxels.values, -1, 0).T)
             image = itk.image_from_array(array if several else array[..., 0], is_vector=several)
-            place(image, voxels.matrix)
+            place(image, voxels.grid)
             itk.imwrite(image, str(partial))
 
 
@@ -161,21 +156,18 @@ def _stored_type(voxels: Voxels, out: str | Path) -> np.dtype:
 
 
 def _write_nifti(voxels: Voxels, path: Path) -> None:
-    values, dims, channels = voxels.values, len(voxels.shape), voxels.values.shape[-1]
+    values, grid, channels = voxels.values, voxels.grid, voxels.values.shape[-1]
     if voxels.scaling is not None:
         slope, intercept = voxels.scaling
         values = as_type((values - intercept) / slope, voxels.dtype)
     if voxels.frames:
-        values = values.reshape(*voxels.shape, *[1] * (3 - dims), channels)
+        values = values.reshape(*grid.shape, *[1] * (3 - grid.dims), channels)
     elif channels > 1:
-        values = values.reshape(*voxels.shape, *[1] * (4 - dims), channels)
+        values = values.reshape(*grid.shape, *[1] * (4 - grid.dims), channels)
     else:
         values = values[..., 0]
-    affine = np.eye(4)
-    affine[:dims, :dims], affine[:dims, 3] = voxels.matrix[:-1, :-1], voxels.matrix[:-1, -1]
+    affine = to_affine_nd(3, grid.affine)
     affine[:2] *= -1
-    if dims == 2:
-        affine[2, 2] = 1
     image = nib.Nifti1Image(values, affine, dtype=voxels.dtype)
     image.set_sform(affine, 1)
     image.set_qform(affine, 1)
@@ -191,18 +183,18 @@ def _write_nifti(voxels: Voxels, path: Path) -> None:
 
 def _meta_header(voxels: Voxels, dtype: np.dtype) -> str:
     """Header of a MetaImage, for which ITK lacks types in Python (64 bits, int8, vectors of most types)."""
-    origin, spacing, direction = itk_geometry(voxels.matrix)
+    grid = voxels.grid
     fields = {
         "ObjectType": "Image",
-        "NDims": len(spacing),
+        "NDims": grid.dims,
         "BinaryData": True,
         "BinaryDataByteOrderMSB": False,
         "CompressedData": False,
-        "TransformMatrix": _text(direction.T.ravel()),
-        "Offset": _text(origin),
-        "CenterOfRotation": _text(np.zeros(len(spacing))),
-        "ElementSpacing": _text(spacing),
-        "DimSize": " ".join(map(str, voxels.shape)),
+        "TransformMatrix": _text(grid.direction.T.ravel()),
+        "Offset": _text(grid.origin),
+        "CenterOfRotation": _text(np.zeros(grid.dims)),
+        "ElementSpacing": _text(grid.spacing),
+        "DimSize": " ".join(map(str, grid.shape)),
         "ElementNumberOfChannels": voxels.values.shape[-1],
         "ElementType": META_TYPES[dtype.str[1:]],
         "ElementDataFile": "LOCAL",
@@ -212,20 +204,20 @@ def _meta_header(voxels: Voxels, dtype: np.dtype) -> str:
 
 def _nrrd_header(voxels: Voxels, dtype: np.dtype) -> str:
     """Header of an NRRD file; see :func:`_meta_header`."""
-    dims, channels = len(voxels.shape), voxels.values.shape[-1]
+    grid, dims, channels = voxels.grid, voxels.grid.dims, voxels.values.shape[-1]
     several = channels > 1
-    vectors = [f"({_text(column, ',')})" for column in voxels.matrix[:-1, :-1].T]
+    vectors = [f"({_text(column, ',')})" for column in grid.affine[:-1, :-1].T]
     kind = {"i": "int", "u": "uint", "f": ""}[dtype.kind]
     fields = {
         "type": f"{kind}{8 * dtype.itemsize}" if kind else {4: "float", 8: "double"}[dtype.itemsize],
         "dimension": dims + several,
         **({"space": "left-posterior-superior"} if dims == 3 else {"space dimension": 2}),
-        "sizes": " ".join(map(str, ((channels,) if several else ()) + voxels.shape)),
+        "sizes": " ".join(map(str, ((channels,) if several else ()) + grid.shape)),
         "space directions": " ".join(["none"] * several + vectors),
         "kinds": " ".join((["vector"] if several else []) + ["domain"] * dims),
         "endian": "little",
         "encoding": "raw",
-        "space origin": f"({_text(voxels.matrix[:-1, -1], ',')})",
+        "space origin": f"({_text(grid.origin, ',')})",
     }
     return "NRRD0004\n" + "".join(f"{key}: {value}\n" for key, value in fields.items()) + "\n"
 

@@ -42,20 +42,20 @@ from ..metrics import (
     summarise,
     warp_labels,
 )
-from ..metrics.landmarks import inside
 from ..networks import SegmentAndRegister
 from ..report import Curves, write_csv, write_report
 from ..runs.bundle import WEIGHTS, read_json, write_json
 from ..runs.config import check_overrides, read_config, running_parser
 from ..runs.stage import LOCATION_IDS, training_warnings
 from ..spatial import sample
-from ..spatial.physical import fractions_affine
+from ..spatial.grid import Grid
 from .methods import LabelRegistration, RegistrationMethod, measured_cost
 
 logger = logging.getLogger(__name__)
 
 Pair = tuple[MeasuredImage, MeasuredImage]
 Prepared = dict[str, tuple[Any, float]]
+ROUNDING = 1e-6  # voxels beyond the outermost centres that a landmark may lie
 
 
 def evaluated_records(modality: Modality) -> list[dict[str, str]]:
@@ -338,7 +338,7 @@ class Evaluation:
         samples = (each for batch in self.loaders[modality] for each in decollate_batch(batch))
         for name, record, tensors in zip(self.names[modality], self.records[modality], samples, strict=True):
             image = tensors["image"]
-            extent = fractions_affine(image.affine, image.shape[1:])
+            grid = Grid.of(image)
             points = self.landmarks(record)
             images.append(
                 MeasuredImage(
@@ -346,9 +346,9 @@ class Evaluation:
                     record["subject"],
                     self.modalities[modality].name,
                     image.as_tensor(),
-                    extent,
+                    grid,
                     tensors["label"].as_tensor() if "label" in tensors else None,
-                    {key: point for key, point in points.items() if inside(point[None], extent)[0]},
+                    {key: point for key, point in points.items() if grid.contains(point, ROUNDING)},
                 )
             )
         return images

@@ -14,7 +14,8 @@ from ..metrics.typicality import Statistics, appearance_features, atypicality, s
 from ..networks import Prediction
 from ..spatial import compose, fold_fraction, identity_map, jacobian_determinant
 from ..spatial.alignment import apply_affine
-from ..spatial.physical import fractions_affine, physical_displacement
+from ..spatial.grid import Grid
+from ..spatial.physical import physical_displacement
 
 # Quantity -> limits beyond which a pair is to be looked at, and beyond which it has failed. Those of
 # atypicality are what the most unusual training image has, and twice as much.
@@ -59,15 +60,13 @@ def pair_quality(found: Prediction, moving: MetaTensor, fixed: MetaTensor) -> di
     dice = dice_per_class(warped, labels["fixed"], classes)[0]
     absent = [bool(dice[k - 1].isnan()) and not (labels["moving"] == k).any() for k in range(1, classes)]
     determinant = jacobian_determinant(moving_to_fixed)
-    size = moving.shape[1:]
+    grid = Grid.of(moving)
     # of the round trip on the moving image
-    error = physical_displacement(compose(moving_to_fixed, fixed_to_moving), moving.affine, size)
+    error = physical_displacement(compose(moving_to_fixed, fixed_to_moving), grid)
     within = _inside(fixed_to_moving)[0].cpu().numpy()
     error_mm = float(np.linalg.norm(error, axis=-1)[within | ~within.any()].mean())
-    extent = fractions_affine(moving.affine, size)
-    diagonal = float(np.linalg.norm(np.linalg.norm(extent[:-1, :-1], axis=0)))
-    to_moving = np.linalg.solve(extent, fractions_affine(fixed.affine, fixed.shape[1:]))
-    places = apply_affine(torch.as_tensor(to_moving)[None], identity_map([_PLACES] * len(size)))
+    to_moving = np.linalg.solve(grid.extent, Grid.of(fixed).extent)
+    places = apply_affine(torch.as_tensor(to_moving)[None], identity_map([_PLACES] * grid.dims))
     return {
         "confidence": confidence,
         "overlap": {
@@ -76,7 +75,7 @@ def pair_quality(found: Prediction, moving: MetaTensor, fixed: MetaTensor) -> di
         "folds_percent": 100 * fold_fraction(moving_to_fixed).item(),
         "jacobian": [determinant.min().item(), determinant.max().item()],
         "inverse_error_mm": error_mm,
-        "inverse_error_percent": 100 * error_mm / diagonal,
+        "inverse_error_percent": 100 * error_mm / grid.diagonal,
         "extent_overlap": _inside(places, tolerance=1e-4).float().mean().item(),
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..networks import Prediction
 from ..spatial import resize_image
+from ..spatial.grid import Grid
 from ..spatial.physical import itk_transforms
 from .memory import alike
 from .results import claim, file_stem, pair_results, segmentation_results
@@ -119,9 +120,8 @@ class Registration:
 
     @cached_property
     def _transforms(self) -> tuple[Any, Any]:
-        moving, fixed = self._item["moving"], self._item["fixed"]
-        grids = fixed.affine, fixed.shape[1:], moving.affine, moving.shape[1:]
-        return itk_transforms(self.moving_to_fixed, *grids)
+        fixed, moving = (Grid.of(self._item[key]) for key in ("fixed", "moving"))
+        return itk_transforms(self.moving_to_fixed, fixed, moving)
 
     @property
     def transform(self) -> Any:  # noqa: D102

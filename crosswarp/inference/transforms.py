@@ -12,13 +12,13 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from ..files import replacing
 from ..networks.prediction import Prediction, moving_to_fixed
 from ..spatial import resize_image, resize_map, sample
-from ..spatial.physical import fractions_affine, itk_transforms, total_displacement_field
+from ..spatial.grid import Grid
+from ..spatial.physical import itk_transforms, total_displacement_field
 from .results import file_stem
 
 TRANSFORM_SUFFIXES = (".h5", ".tfm")
@@ -40,13 +40,6 @@ def on_grid_of(image: Tensor, reference: MetaTensor, name: str | None = None) ->
     return MetaTensor(image, meta=meta)
 
 
-def own_geometry(image: MetaTensor) -> tuple[ArrayLike, tuple[int, ...]]:
-    """Affine and shape that an image has in its file, whatever axes it was brought to since then."""
-    meta = image.meta
-    shape = tuple(int(size) for size in meta.get("spatial_shape", image.shape[1:]))
-    return meta.get("original_affine", image.affine), shape
-
-
 def pair_name(moving: MetaTensor, fixed: MetaTensor) -> str:
     """What the results of a pair are named after: one image may be warped onto many."""
     return "_to_".join(file_stem(image.meta["filename_or_obj"]) for image in (moving, fixed))
@@ -63,8 +56,7 @@ class ExtentOfd(MapTransform):
         """Add the affines to an item."""
         result = dict(data)
         for key in self.key_iterator(result):
-            image = result[key]
-            extent = fractions_affine(image.affine, image.shape[1:])
+            extent = Grid.of(result[key]).extent
             result[f"{key}_extent"] = torch.as_tensor(extent, dtype=torch.float32)
         return result
 
@@ -148,14 +140,14 @@ class SaveTransformsd(MapTransform):
         result = dict(data)
         moving, fixed = (result[key] for key in self.keys)
         phi = moving_to_fixed(result[self.map_key])
-        forward, inverse = itk_transforms(phi, fixed.affine, fixed.shape[1:], moving.affine, moving.shape[1:])
+        forward, inverse = itk_transforms(phi, Grid.of(fixed), Grid.of(moving))
         stem = pair_name(moving, fixed)
         for name, transform in (("transform", forward), ("inverse", inverse)):
             target = self.output_dir / f"{stem}_{name}{self.transform_suffix}"
             with replacing(target, self.transform_suffix) as path:
                 itk.transformwrite([transform], str(path))
         if self.displacement_suffix is not None:
-            field = total_displacement_field(forward, *own_geometry(fixed))
+            field = total_displacement_field(forward, Grid.of_file(fixed))
             target = self.output_dir / f"{stem}_displacement{self.displacement_suffix}"
             with replacing(target, self.displacement_suffix) as path:
                 itk.imwrite(field, str(path))

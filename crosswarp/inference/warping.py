@@ -14,12 +14,11 @@ from ..data.points import READERS, PointFile
 from ..data.readers import UnfitFileError, given_spacing
 from ..data.voxels import Voxels, as_type, read_voxels, write_voxels
 from ..files import replacing
+from ..spatial.grid import Grid
 from ..spatial.itk_files import itk_image, resample, undo_at_points, within_fields
-from ..spatial.physical import Matrix
 from .results import IMAGES
 
 Spacing = float | Sequence[float] | None
-Grid = tuple[tuple[int, ...], Matrix]
 
 
 def read_image(path: str, spacing: Spacing) -> Voxels:
@@ -40,27 +39,17 @@ def read_image(path: str, spacing: Spacing) -> Voxels:
 
 
 def grid_of(path: str, known: Spacing, wanted: Spacing) -> Grid:
-    """Shape of an image's grid and its affine to mm in LPS; at another spacing over the same extent."""
-    fixed = read_voxels(path, known)
-    if wanted is None:
-        return fixed.shape, fixed.matrix
-    size, dims = np.array(fixed.shape), len(fixed.shape)
-    spacing = np.linalg.norm(fixed.matrix[:-1, :-1], axis=0)
-    factor = given_spacing(wanted, dims) / spacing
-    # the outer faces of the grid stay where they are, as nearly as whole voxels allow
-    new_size = np.maximum(np.rint(size / factor), 1).astype(int)
-    first = (size - 1) / 2 - factor * (new_size - 1) / 2
-    change = np.diag([*factor, 1.0])
-    change[:-1, -1] = first
-    return tuple(new_size.tolist()), fixed.matrix @ change
+    """The grid of an image, or that of another spacing over the same extent."""
+    grid = read_voxels(path, known).grid
+    return grid if wanted is None else grid.with_spacing(given_spacing(wanted, grid.dims))
 
 
 def dims_faults(chain: Any, source: Any, moving: str, grid: Grid | None, fixed: str) -> list[str]:
     """What has other dimensions than the transform."""
     dims = chain.GetInputSpaceDimension()
-    found = {} if grid is None else {fixed: len(grid[0])}
+    found = {} if grid is None else {fixed: grid.dims}
     if isinstance(source, Voxels):
-        found[moving] = len(source.shape)
+        found[moving] = source.grid.dims
     elif source is not None:
         points = source.points
         if points.shape[1] < dims or np.ptp(points[:, dims:], axis=0).any():  # a plane's third axis stays
@@ -76,15 +65,16 @@ def dims_faults(chain: Any, source: Any, moving: str, grid: Grid | None, fixed: 
 def warp_image(source: Voxels, chain: Any, out: Path, grid: Grid, label: bool) -> None:
     """Write an image moved onto a grid; a label keeps its values to the bit."""
     values = (_nearest if label else _interpolated)(source, chain, grid)
-    write_voxels(replace(source, values=values, matrix=grid[1]), out)
-    print(f"Wrote {out}, {' × '.join(map(str, grid[0]))} voxels.")
+    write_voxels(replace(source, values=values, grid=grid), out)
+    print(f"Wrote {out}, {' × '.join(map(str, grid.shape))} voxels.")
 
 
 def _nearest(source: Voxels, chain: Any, grid: Grid) -> np.ndarray:
     """Each value as it is, of whatever type: what is resampled are the numbers of voxels, exact to 2⁵³."""
-    numbers = np.arange(np.prod(source.shape), dtype=np.float64).reshape(source.shape)
-    image = itk_image(numbers, source.matrix, np.float64)
-    found = resample(image, chain, *grid, nearest=True, outside=-1.0)
+    shape = source.grid.shape
+    numbers = np.arange(np.prod(shape), dtype=np.float64).reshape(shape)
+    image = itk_image(numbers, source.grid, np.float64)
+    found = resample(image, chain, grid, nearest=True, outside=-1.0)
     index = itk.array_from_image(found).T.astype(np.int64)
     values = source.values.reshape(-1, source.values.shape[-1])[index]
     values[index < 0] = 0
@@ -94,7 +84,7 @@ def _nearest(source: Voxels, chain: Any, grid: Grid) -> np.ndarray:
 def _interpolated(source: Voxels, chain: Any, grid: Grid) -> np.ndarray:
     """Each channel interpolated linearly in float64, and rounded where there are integers."""
     channels = [
-        itk.array_from_image(resample(itk_image(channel, source.matrix, np.float64), chain, *grid)).T
+        itk.array_from_image(resample(itk_image(channel, source.grid, np.float64), chain, grid)).T
         for channel in np.moveaxis(source.values, -1, 0)
     ]
     return as_type(np.stack(channels, -1), source.values.dtype)
@@ -106,8 +96,7 @@ def warp_points(source: PointFile, chain: Any, out: Path, grid: Grid | None) -> 
     moved, found = undo_at_points(chain, points[:, :dims])
     inside = found & within_fields(chain, moved)
     if grid is not None:
-        index = (moved - grid[1][:-1, -1]) @ np.linalg.inv(grid[1][:-1, :-1]).T
-        inside &= ((index > -0.5) & (index < np.array(grid[0]) - 0.5)).all(1)
+        inside &= grid.contains(moved)
     with replacing(out) as partial:
         partial.write_bytes(source.rebuild(np.c_[moved, points[:, dims:]], inside))
     outside = np.flatnonzero(~inside)

@@ -8,17 +8,15 @@ from math import isnan, nan
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..spatial import compose, displacement, fold_fraction, identity_map, jacobian_determinant
+from ..spatial.grid import Grid, Points
 from .landmarks import target_registration_error
 from .overlap import dice_per_class, warp_labels
 from .surface import surface_distances
 
 Row = dict[str, Any]
-Array = NDArray[np.float64]
 
 
 @dataclass
@@ -30,8 +28,7 @@ class MeasuredImage:
         subject: whose image it is.
         modality: name of its modality.
         image: ``[C, *spatial]``.
-        extent: ``[D + 1, D + 1]``, fractions of the image to mm in LPS, as of
-            :func:`crosswarp.spatial.physical.fractions_affine`.
+        grid: where it lies in space.
         label: the manual label ``[1, *spatial]``, class of every point; None where there is none.
         landmarks: name -> point ``[D]``, mm in LPS.
     """
@@ -40,15 +37,9 @@ class MeasuredImage:
     subject: str
     modality: str
     image: torch.Tensor
-    extent: Array
+    grid: Grid
     label: torch.Tensor | None = None
-    landmarks: Mapping[str, Array] = field(default_factory=dict)
-
-    @property
-    def spacing(self) -> list[float]:
-        """Distance of neighbouring points of the grid along each axis, mm."""
-        steps = [max(size - 1, 1) for size in self.image.shape[1:]]
-        return (np.linalg.norm(self.extent[:-1, :-1], axis=0) / steps).tolist()
+    landmarks: Mapping[str, Points] = field(default_factory=dict)
 
 
 def registration_rows(
@@ -90,13 +81,13 @@ def registration_rows(
         raise ValueError(f"Expected one pair, got {len(moving_to_fixed)} maps: measure them one by one.")
     identity = identity_map(moving_to_fixed.shape[2:], moving_to_fixed.device)
     errors = [
-        target_registration_error(moving.landmarks, fixed.landmarks, phi, moving.extent, fixed.extent)
+        target_registration_error(moving.landmarks, fixed.landmarks, phi, moving.grid, fixed.grid)
         for phi in (moving_to_fixed, identity)
     ]
     determinant = jacobian_determinant(moving_to_fixed)
     logs = determinant[determinant > 0].log()
     round_trip = displacement(compose(moving_to_fixed, fixed_to_moving))
-    to_mm = torch.from_numpy(moving.extent[:-1, :-1]).float().to(round_trip.device)
+    to_mm = torch.from_numpy(moving.grid.extent[:-1, :-1]).float().to(round_trip.device)
     pair = {
         "tre_mm": errors[0],
         "unregistered_tre_mm": errors[1],
@@ -124,7 +115,7 @@ def registration_rows(
         overlap = [
             dice_per_class(warped, reference, num_classes)[0].tolist(),
             dice_per_class(before, reference, num_classes)[0].tolist(),
-            *surface_distances(warped, reference, num_classes, fixed.spacing),
+            *surface_distances(warped, reference, num_classes, fixed.grid.spacing.tolist()),
         ]
     keys = ("class", "dice", "unregistered_dice", "hd95_mm", "assd_mm")
     return [
@@ -155,7 +146,7 @@ def segmentation_rows(
     reference = image.label[None].to(predicted.device)
     measured = (
         dice_per_class(predicted[None], reference, len(label_names))[0].tolist(),
-        *surface_distances(predicted[None], reference, len(label_names), image.spacing),
+        *surface_distances(predicted[None], reference, len(label_names), image.grid.spacing.tolist()),
     )
     names = {
         "kind": "segmentation",

@@ -238,9 +238,9 @@ def median_spacing(modality: Modality) -> list[float] | None:
     records = modality.records("train_labelled", "train_unlabelled")
     found = []
     for fact in read_facts(record["image"] for record in records).values():
-        if isinstance(fact, FileFacts) and fact.spacing is not None:
-            axes = nib.orientations.io_orientation(fact.affine)[:, 0].astype(int)
-            found.append(np.array(fact.spacing)[np.argsort(axes)])
+        if isinstance(fact, FileFacts) and fact.spacing_known:
+            axes = nib.orientations.io_orientation(fact.grid.affine)[:, 0].astype(int)
+            found.append(fact.grid.spacing[np.argsort(axes)])
     return np.median(found, axis=0).round(4).tolist() if found else None
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 from scipy.spatial import cKDTree
 
-from .physical import Matrix, itk_geometry, place
+from .grid import Grid, Matrix, Points
+from .physical import place
 
 IMAGES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr")
 TRANSFORMS = (".h5", ".hdf5", ".tfm", ".txt", ".mat")
@@ -25,7 +26,6 @@ COMPONENTS = {
     **{"int": "i4", "unsigned_int": "u4", "long": "i8", "unsigned_long": "u8", "long_long": "i8"},
     **{"unsigned_long_long": "u8", "float": "f4", "double": "f8"},
 }
-Points = NDArray[np.float64]
 
 
 class _Unfit(ValueError):
@@ -198,44 +198,49 @@ def read_any_type(path: str) -> tuple[Any, np.dtype]:
     return reader.GetOutput(), dtype
 
 
-def itk_image(array: NDArray[Any], matrix: Matrix, dtype: DTypeLike = np.float32) -> Any:
+def affine_of(image: Any) -> Matrix:
+    """Return the affine of an ITK image to mm in LPS; its array starts where its buffered region does."""
+    affine = np.eye(image.GetImageDimension() + 1)
+    direction = np.asarray(itk.array_from_matrix(image.GetDirection()))
+    affine[:-1, :-1] = direction * np.array(image.GetSpacing())
+    affine[:-1, -1] = image.TransformIndexToPhysicalPoint(image.GetBufferedRegion().GetIndex())
+    return affine
+
+
+def grid_of(image: Any) -> Grid:
+    """Return where the points of an ITK image lie."""
+    return Grid(tuple(image.GetBufferedRegion().GetSize()), affine_of(image))
+
+
+def itk_image(array: NDArray[Any], grid: Grid, dtype: DTypeLike = np.float32) -> Any:
     """Return a scalar image in space as ``itk.Image[itk.F, D]``.
 
     Args:
         array: ``[*spatial]``, first axis first.
-        matrix: its affine to mm in LPS, ``[D + 1, D + 1]``.
+        grid: where they lie.
         dtype: of its voxels: float64 for ``itk.Image[itk.D, D]``.
 
     Raises:
-        ValueError: for an affine that shears.
+        ValueError: for a grid that shears.
     """
     image = itk.image_from_array(np.ascontiguousarray(array.T, dtype))
-    place(image, matrix)
+    place(image, grid)
     return image
 
 
-def resample(
-    image: Any,
-    transform: Any,
-    shape: Sequence[int],
-    matrix: Matrix,
-    nearest: bool = False,
-    outside: float = 0.0,
-) -> Any:
+def resample(image: Any, transform: Any, grid: Grid, nearest: bool = False, outside: float = 0.0) -> Any:
     """Return an image moved by a transform onto a grid.
 
     Args:
         image: ``itk.Image[itk.F, D]`` or ``itk.Image[itk.D, D]``.
         transform: from points of the grid to points of the image.
-        shape: of the grid.
-        matrix: the grid's affine to mm in LPS, ``[D + 1, D + 1]``.
+        grid: of the result.
         nearest: take the nearest voxel, as for labels; otherwise interpolate linearly.
         outside: the value where there is nothing to read.
 
     Returns:
         an image of the same type.
     """
-    origin, spacing, direction = itk_geometry(matrix)
     interpolator = (
         itk.NearestNeighborInterpolateImageFunction if nearest else itk.LinearInterpolateImageFunction
     )
@@ -243,11 +248,11 @@ def resample(
         image,
         transform=transform,
         interpolator=interpolator[type(image), itk.D].New(),
-        size=[int(size) for size in shape],
+        size=list(grid.shape),
         default_pixel_value=outside,
-        output_origin=origin.tolist(),
-        output_spacing=spacing.tolist(),
-        output_direction=itk.matrix_from_array(np.ascontiguousarray(direction)),
+        output_origin=grid.origin.tolist(),
+        output_spacing=grid.spacing.tolist(),
+        output_direction=itk.matrix_from_array(grid.direction),
     )
 
 
@@ -311,9 +316,7 @@ def _starts(transform: Any, points: Points, places: int = 2000) -> Points:
             per_axis = round(places ** (1 / dims))
             axes = [np.linspace(0, size - 1, min(size, per_axis)) for size in itk.size(field)]
             index = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, dims)
-            direction = np.asarray(itk.array_from_matrix(field.GetDirection()))
-            grid = index * np.array(field.GetSpacing()) @ direction.T + np.array(field.GetOrigin())
-            starts = transform_points(before.GetInverseTransform(), grid)
+            starts = transform_points(before.GetInverseTransform(), grid_of(field).to_mm(index))
             return starts[cKDTree(transform_points(transform, starts)).query(points)[1]]
         if not part.IsLinear():
             break
@@ -333,10 +336,7 @@ def within_fields(transform: Any, points: Points) -> NDArray[np.bool_]:
     inside = np.ones(len(points), bool)
     for part in _parts(transform):
         if isinstance(part, itk.DisplacementFieldTransform[itk.D, points.shape[1]]):
-            field = part.GetDisplacementField()
-            direction = np.asarray(itk.array_from_matrix(field.GetDirection()))
-            index = (points - np.array(field.GetOrigin())) @ direction / np.array(field.GetSpacing())
-            inside &= ((index > -0.5) & (index < np.array(itk.size(field)) - 0.5)).all(1)
+            inside &= grid_of(part.GetDisplacementField()).contains(points)
         points = transform_points(part, points)
     return inside
 

@@ -13,6 +13,7 @@ from ..data.batches import stack_samples
 from ..metrics import dice_per_class
 from ..metrics.evidence import edge_rank, shape_fit, sizes
 from ..spatial import invert, sample
+from ..spatial.grid import Grid
 from .augmentation import RandomSpatial
 from .components import count_components, keep_components
 from .result_checks import Findings, by_class, listed
@@ -280,8 +281,7 @@ def spacings(samples: Sequence[Mapping[str, Any]], in_mm: bool) -> Tensor:
     """Spacing of the networks' grid in each sample ``[N, D]``: mm, or parts of the image's mean extent."""
     found = []
     for each in samples:
-        size = each["image"].shape[1:]
-        spacing = np.linalg.norm(np.asarray(each["image"].affine)[: len(size), : len(size)], axis=0)
-        extent = spacing * np.maximum(np.array(size) - 1, 1)
-        found.append(spacing if in_mm else spacing / np.prod(extent) ** (1 / len(size)))
+        grid = Grid.of(each["image"])
+        extent = grid.spacing * np.maximum(np.array(grid.shape) - 1, 1)
+        found.append(grid.spacing if in_mm else grid.spacing / np.prod(extent) ** (1 / grid.dims))
     return torch.as_tensor(np.stack(found))

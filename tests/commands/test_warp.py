@@ -15,8 +15,9 @@ import torch.nn.functional as F
 
 from crosswarp.commands.warp import warp
 from crosswarp.spatial import identity_map
-from crosswarp.spatial.physical import itk_transforms, lps_affine, total_displacement_field
-from tests.spatial.test_physical import oblique
+from crosswarp.spatial.grid import Grid
+from crosswarp.spatial.physical import itk_transforms, total_displacement_field
+from tests.spatial.places import oblique
 
 sitk = pytest.importorskip("SimpleITK")
 ants = pytest.importorskip("ants")
@@ -41,12 +42,13 @@ class Files:
         mode = "bilinear" if dims == 2 else "trilinear"
         grid = tuple(size // 2 + 2 for size in self.shape)
         phi = identity_map(grid) + F.interpolate(coarse, size=grid, mode=mode, align_corners=True)
-        place = self.fixed_affine, self.shape, self.moving_affine, self.moving_shape
-        self.forward, self.inverse = itk_transforms(phi, *place)
+        fixed = Grid.from_ras(self.fixed_affine, self.shape)
+        self.moving = Grid.from_ras(self.moving_affine, self.moving_shape)
+        self.forward, self.inverse = itk_transforms(phi, fixed, self.moving)
         for name, transform in (("transform", self.forward), ("inverse", self.inverse)):
             itk.transformwrite([transform], self[f"{name}.h5"])
         itk.transformwrite([self.forward], self["transform.tfm"])
-        field = total_displacement_field(self.forward, self.fixed_affine, self.shape)
+        field = total_displacement_field(self.forward, fixed)
         for suffix in (".nii.gz", ".mha"):
             itk.imwrite(field, self[f"field{suffix}"])
 
@@ -62,8 +64,7 @@ class Files:
     def points(self, count=40, low=0.2):
         """Places in the moving image, in mm and LPS."""
         fractions = np.random.default_rng(5).uniform(low, 1 - low, (count, self.dims))
-        matrix = lps_affine(self.moving_affine, self.dims)
-        return fractions * (np.array(self.moving_shape) - 1) @ matrix[:-1, :-1].T + matrix[:-1, -1]
+        return self.moving.fractions_to_mm(fractions)
 
 
 @pytest.fixture(params=[2, 3], scope="module")

@@ -11,6 +11,7 @@ import pytest
 
 from crosswarp.commands.warp import warp
 from crosswarp.data.voxels import Voxels, image_suffix, read_voxels, writing_faults
+from crosswarp.spatial.grid import Grid
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -180,7 +181,9 @@ def test_pictures_hold_8_and_16_bits_in_grey_and_colour(place, suffix, dtype, ch
 )
 def test_what_a_format_cannot_hold_is_known_beforehand(suffix, dtype, channels, shape, fault):
     values = np.zeros((*[1] * len(shape), channels), dtype)
-    (found,) = writing_faults(Voxels(values, np.eye(len(shape) + 1), values.dtype), shape, f"out{suffix}")
+    (found,) = writing_faults(
+        Voxels(values, Grid(shape, np.eye(len(shape) + 1)), values.dtype), shape, f"out{suffix}"
+    )
     assert re.search(fault, found), found
 
 
@@ -188,7 +191,9 @@ def test_every_other_type_can_be_held():
     for suffix in (".nii.gz", ".NII", ".mha", ".nrrd"):
         for dtype in TYPES:
             values = np.zeros((1, 1, 1, 5), dtype)
-            assert not writing_faults(Voxels(values, np.eye(4), values.dtype), SHAPE, f"a{suffix}")
+            assert not writing_faults(
+                Voxels(values, Grid(SHAPE, np.eye(4)), values.dtype), SHAPE, f"a{suffix}"
+            )
     assert image_suffix("a.NII.GZ") == ".nii.gz" and image_suffix("nii") is None
 
 
@@ -199,4 +204,4 @@ def test_a_fault_is_found_before_anything_is_computed(place):
     ):
         warped(place, "a.nii", ".png")
     assert not list(place.glob("out*"))
-    assert read_voxels(place / "a.nii").shape == SHAPE
+    assert read_voxels(place / "a.nii").grid.shape == SHAPE

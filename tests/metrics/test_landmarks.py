@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from crosswarp.metrics import target_registration_error
-from crosswarp.metrics.landmarks import inside
 from crosswarp.spatial import from_voxel_displacement
-from crosswarp.spatial.physical import fractions_affine, itk_transforms
+from crosswarp.spatial.grid import Grid
+from crosswarp.spatial.physical import itk_transforms
 
 
 @pytest.mark.parametrize("spatial", [(10, 7), (8, 6, 9)])
@@ -17,32 +17,24 @@ def test_agrees_with_itk_where_images_lie_obliquely(spatial: tuple[int, ...]) ->
     dims = len(spatial)
     rng = np.random.default_rng(0)
 
-    def affine() -> np.ndarray:
+    def place() -> Grid:
         rotation, _ = np.linalg.qr(rng.normal(size=(dims, dims)))
         matrix = np.eye(dims + 1)
         matrix[:-1, :-1] = rotation * rng.uniform(0.5, 3, dims)
         matrix[:-1, -1] = rng.uniform(-50, 50, dims)
-        return matrix
+        return Grid(spatial, matrix)
 
-    moving_affine, fixed_affine = affine(), affine()
+    moving_grid, fixed_grid = place(), place()
     torch.manual_seed(0)
     phi = from_voxel_displacement(torch.rand(1, dims, *spatial))
-    forward, _ = itk_transforms(phi, fixed_affine, spatial, moving_affine, spatial)
-    extents = [fractions_affine(each, spatial) for each in (moving_affine, fixed_affine)]
-    fractions = rng.uniform(0.1, 0.9, (20, dims))
-    points = fractions @ extents[1][:-1, :-1].T + extents[1][:-1, -1]
+    forward, _ = itk_transforms(phi, fixed_grid, moving_grid)
+    points = fixed_grid.fractions_to_mm(rng.uniform(0.1, 0.9, (20, dims)))
     offsets = rng.normal(size=points.shape)
     fixed = {str(i): point for i, point in enumerate(points)}
     moving = {
         str(i): np.array(forward.TransformPoint(itk.Point[itk.D, dims](point.tolist()))) + offset
         for i, (point, offset) in enumerate(zip(points, offsets, strict=True))
     }
-    error = target_registration_error(moving, fixed, phi, *extents)
+    error = target_registration_error(moving, fixed, phi, moving_grid, fixed_grid)
     assert error == pytest.approx(np.linalg.norm(offsets, axis=1).mean(), abs=1e-3)  # float32 of 50 mm
-    assert np.isnan(target_registration_error({"other": points[0]}, fixed, phi, *extents))
-
-
-def test_inside_up_to_the_outermost_centres() -> None:
-    extent = fractions_affine(np.diag([-2.0, -1.0, 1.0]), (5, 4))  # 0 to 8 and 0 to 3 mm in LPS
-    points = np.array([[0.0, 0.0], [8.0, 3.0], [8.1, 1.0], [4.0, -0.1]])
-    assert inside(points, extent).tolist() == [True, True, False, False]
+    assert np.isnan(target_registration_error({"other": points[0]}, fixed, phi, moving_grid, fixed_grid))

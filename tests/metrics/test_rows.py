@@ -14,7 +14,7 @@ from crosswarp.metrics import (
     segmentation_rows,
 )
 from crosswarp.spatial import from_voxel_displacement, identity_map
-from crosswarp.spatial.physical import fractions_affine
+from crosswarp.spatial.grid import Grid
 
 NAMES = ["background", "femur", "tibia"]
 SPACING = (2.0, 3.0, 5.0)
@@ -22,9 +22,8 @@ SPACING = (2.0, 3.0, 5.0)
 
 def image(name: str, label: torch.Tensor | None, spatial: tuple[int, ...], **more: object) -> MeasuredImage:
     """An image whose axes lie along those of the world, of anisotropic spacing."""
-    affine = np.diag([*SPACING[: len(spatial)], 1.0])
-    extent = fractions_affine(affine, spatial)
-    return MeasuredImage(name, f"subject {name}", name, torch.zeros(1, *spatial), extent, label, **more)
+    grid = Grid.from_ras(np.diag([*SPACING[: len(spatial)], 1.0]), spatial)
+    return MeasuredImage(name, f"subject {name}", name, torch.zeros(1, *spatial), grid, label, **more)
 
 
 def shifted(spatial: tuple[int, ...], voxels: float) -> torch.Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import itk
 import numpy as np
 
+from ...spatial.grid import Grid
 from ...spatial.itk_files import itk_image
 from .pairwise import Array, PairwiseMethod, array_of_field
 
@@ -37,7 +38,8 @@ class Elastix(PairwiseMethod):
 
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
         """Those of the whole chain."""
-        images = [itk_image(values, np.diag([*spacing, 1.0])) for values in (fixed, moving)]
+        frame = Grid(fixed.shape, np.diag([*spacing, 1.0]))
+        images = [itk_image(values, frame) for values in (fixed, moving)]
         settings = itk.ParameterObject.New()
         for name in self.maps:
             values = dict(settings.GetDefaultParameterMap(name))

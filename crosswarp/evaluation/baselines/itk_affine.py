@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import itk
 import numpy as np
 
+from ...spatial.grid import Grid
 from ...spatial.itk_files import itk_image
 from ...spatial.physical import total_displacement_field
 from .pairwise import Array, PairwiseMethod, array_of_field
@@ -36,7 +36,8 @@ class ITKAffine(PairwiseMethod):
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
         """Those of the affine transform, about the centre of the image."""
         dims = fixed.ndim
-        images = [itk_image(values, np.diag([*spacing, 1.0])) for values in (fixed, moving)]
+        frame = Grid(fixed.shape, np.diag([*spacing, 1.0]))
+        images = [itk_image(values, frame) for values in (fixed, moving)]
         kind = type(images[0])
         metric = itk.MattesMutualInformationImageToImageMetricv4[kind, kind].New()
         metric.SetNumberOfHistogramBins(self.bins)
@@ -63,6 +64,4 @@ class ITKAffine(PairwiseMethod):
         registration.SetSmoothingSigmasPerLevel(self.smoothing_sigmas)
         registration.SmoothingSigmasAreSpecifiedInPhysicalUnitsOff()
         registration.Update()
-        # the field's affine is to RAS; this one makes the axes of LPS those of the array
-        affine: Any = np.diag([-spacing[0], -spacing[1], *spacing[2:], 1.0])
-        return array_of_field(total_displacement_field(start, affine, fixed.shape))
+        return array_of_field(total_displacement_field(start, frame))

@@ -58,7 +58,7 @@ class PairwiseMethod:
 
     def prepare(self, image: MeasuredImage, modality: str) -> GreyImage:
         """Grey values and spacing."""
-        return GreyImage(image.image[0].numpy().astype(np.float32), image.spacing)
+        return GreyImage(image.image[0].numpy().astype(np.float32), image.grid.spacing.tolist())
 
     def register(self, moving: Sequence[GreyImage], fixed: Sequence[GreyImage]) -> tuple[Tensor, Tensor]:
         """Register images; the maps moving_to_fixed and fixed_to_moving, ``[B, D, *spatial]``."""

@@ -25,6 +25,7 @@ from crosswarp.evaluation.evaluation import Evaluation
 from crosswarp.evaluation.methods import measured_cost
 from crosswarp.metrics import MeasuredImage
 from crosswarp.runs.bundle import INFERENCE, read_json, write_json
+from crosswarp.spatial.grid import Grid
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, write_trained_run
 
@@ -192,7 +193,7 @@ def test_peak_memory_is_that_of_what_is_measured() -> None:
 
 def test_cost_is_measured_where_a_method_computes(tmp_path: Path) -> None:
     """Without a GPU, to ask for its memory would be an error."""
-    image = MeasuredImage("a", "a", "warm", torch.zeros(1, 4, 4), np.eye(3))
+    image = MeasuredImage("a", "a", "warm", torch.zeros(1, 4, 4), Grid((4, 4), np.eye(3)))
     on_gpu = SimpleNamespace(device=torch.device("cuda"), batch_size=1)
     prepared = Evaluation.prepare(on_gpu, "identity", Identity(), {"source": [image]}, tmp_path)
     assert prepared["a"][1] >= 0

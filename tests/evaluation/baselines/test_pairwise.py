@@ -17,7 +17,7 @@ from crosswarp.evaluation.baselines.itk_affine import ITKAffine
 from crosswarp.evaluation.baselines.pairwise import GreyImage, PairwiseMethod
 from crosswarp.metrics import MeasuredImage
 from crosswarp.spatial import identity_map, sample
-from crosswarp.spatial.physical import fractions_affine
+from crosswarp.spatial.grid import Grid
 
 SHAPES = [(40, 32), (26, 20, 22)]
 SPACING = (1.0, 1.5, 1.2)
@@ -85,8 +85,7 @@ def test_identity_and_failure(caplog: pytest.LogCaptureFixture) -> None:
 
     affine = np.diag([-2.0, -3.0, 1.0])
     images = [
-        MeasuredImage(name, name, "dxa", torch.rand(2, 5, 4), fractions_affine(affine, (5, 4)))
-        for name in "ab"
+        MeasuredImage(name, name, "dxa", torch.rand(2, 5, 4), Grid.from_ras(affine, (5, 4))) for name in "ab"
     ]
     for method in (Identity(), Fails()):
         assert method.unavailable() is None
