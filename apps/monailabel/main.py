@@ -23,7 +23,8 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,21 @@ def labelled_records(datastore: Datastore, modality: str) -> list[dict[str, str]
     ]
 
 
-def verbatim(bundle: str, value: Any) -> Any:
-    """Paths as they have to stand in a config to be taken letter by letter, by a bundle's own code."""
+@contextmanager
+def own_code(bundle: str) -> Iterator[None]:
+    """A bundle's own ``scripts``, for as long as the context lasts."""
     sys.path.insert(0, bundle)
     unload_module("scripts")
     try:
-        return importlib.import_module("scripts.runs.config").verbatim(value)
+        yield
     finally:
         sys.path.remove(bundle)
+
+
+def verbatim(bundle: str, value: Any) -> Any:
+    """Paths as they have to stand in a config to be taken letter by letter, by a bundle's own code."""
+    with own_code(bundle):
+        return importlib.import_module("scripts.runs.config").verbatim(value)
 
 
 class RegistrationInferTask(BundleInferTask):
@@ -131,6 +139,17 @@ class RegistrationInferTask(BundleInferTask):
         parser = super()._load_bundle_config(path, config)
         parser.config |= self.modalities
         return parser
+
+    def run_inferer(
+        self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda"
+    ) -> dict[str, Any]:
+        """Predict as `crosswarp register` does; MONAI Label would leave out where the images lie in space."""
+        network = self._get_network(device, data)
+        with own_code(self.bundle_path):
+            self._update_device(data)
+            predict = importlib.import_module("scripts.inference.runner").predict
+            data[self.output_label_key] = predict(self.bundle_config, network, [data], device)[0]
+        return data
 
     def post_transforms(self, data: Any = None) -> Sequence[Callable]:
         """The bundle's own writers of transforms and quality come first."""
@@ -194,12 +213,8 @@ class RefreshTask(BundleTrainTask):
             "multimodal_registration": {"corrected": records, **options},
         }
         overrides = verbatim(self.bundle_path, overrides)
-        sys.path.insert(0, self.bundle_path)
-        unload_module("scripts")
-        try:
+        with own_code(self.bundle_path):
             self.run_single_gpu({}, overrides)
-        finally:
-            sys.path.remove(self.bundle_path)
         served = Path(self.bundle_path) / "models" / "model.pt"
         partial = served.with_suffix(".partial")
         shutil.copyfile(run / "models" / "model.pt", partial)

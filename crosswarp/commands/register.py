@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ def register(
         moving: the image to warp; several as a list, `a.nii.gz,b.nii.gz` or `["a.nii.gz","b.nii.gz"]`. What
             exists by the very name that is given is that image.
         fixed: the image to warp it to; several as a list.
-        models: a trained run, or another trained bundle of the chain.
+        models: a trained run, or another trained bundle of the whole chain, or its zip, which is verified.
         out: folder for the results.
         moving_modality: `source` or `target`.
         fixed_modality: `source` or `target`.
@@ -32,21 +34,9 @@ def register(
         FileNotFoundError: where there are no trained networks.
         ValueError: for another modality, or an id that the config does not have.
     """
-    from ..runs.bundle import INFERENCE, WEIGHTS
-    from ..runs.config import check_ids, read_config
-    from .running import run_config
+    from ..inference.registrar import load
+    from ..runs.config import verbatim
 
-    bundle = Path(models)
-    missing = [str(bundle / file) for file in (INFERENCE, WEIGHTS) if not (bundle / file).is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"Expected trained networks in {bundle}, but {' and '.join(missing)} is missing."
-        )
-    if not {moving_modality, fixed_modality} <= {"source", "target"}:
-        raise ValueError(
-            f"Expected modalities 'source' or 'target', got {moving_modality!r} and {fixed_modality!r}."
-        )
-    check_ids(overrides, read_config(bundle / INFERENCE), str(bundle / INFERENCE))
     values = {
         "moving": moving,
         "fixed": fixed,
@@ -54,4 +44,9 @@ def register(
         "moving_modality": moving_modality,
         "fixed_modality": fixed_modality,
     }
-    run_config([bundle / INFERENCE], bundle, values, overrides)
+    if twice := sorted({"bundle_root", *values} & overrides.keys()):
+        raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger(__name__.partition(".")[0]).setLevel(logging.INFO)  # verdicts
+    load(models, **verbatim(values), **overrides).register_files()
+    print(f"Wrote {out}.")

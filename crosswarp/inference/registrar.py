@@ -73,7 +73,7 @@ def load(
         parser[identifier] = value
     parser["bundle_root"] = verbatim(path)
     if device is not None:
-        parser["device"] = torch.device(device)
+        parser["device"] = str(device)
     registrar = Registrar(parser.get())
     registrar.unpacked = unpacked  # lives as long as the registrar
     return registrar
@@ -103,12 +103,16 @@ class Registrar:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = dict(config)
+        self.modalities = (
+            config.get("moving_modality", MODALITIES[0]),
+            config.get("fixed_modality", MODALITIES[1]),
+        )
         self._runners: dict[tuple[str, str], Runner] = {}
-        first = self.runner("source", "target")
+        first = self.runner(*self.modalities)
         self.device, self.spatial_dims = first.device, first.spatial_dims
 
     def __repr__(self) -> str:
-        first = self.runner("source", "target")
+        first = self.runner(*self.modalities)
         sizes = [first.parsed("num_classes"), *(first.channels[m] for m in MODALITIES)]
         channels = ", ".join(
             f"{modality} with {count} channel{'s' if count > 1 else ''}"
@@ -212,6 +216,27 @@ class Registrar:
             for (moving, fixed), item, pred in zip(batch, items, preds, strict=True):
                 yield Registration(runner, item | {"pred": pred}, moving, fixed)
 
+    @plain_input_errors()
+    def register_files(self) -> None:
+        """Register the pairs of files that the config names, and write what its postprocessing writes.
+
+        ``moving``, ``fixed``, ``output_dir`` and so on are ids of the config, to be given to :func:`load`.
+        Its ``dataset`` and the batch size of its ``dataloader`` are used; ``evaluator``, ``handlers`` and
+        ``run`` are for MONAI's own command line.
+
+        Raises:
+            FileNotFoundError: naming every missing file.
+            ValueError: for files that cannot be registered: all faults at once, before anything is computed.
+        """
+        runner = self.runner(*self.modalities)
+        network, dataset = SegmentedOnce(runner.network), runner.parsed("dataset")
+        size = runner.parser.get_parsed_content("dataloader#batch_size", default=1)
+        postprocess = runner.parsed("postprocessing")
+        for start in range(0, len(dataset), size):
+            items = [dataset[number] for number in range(start, min(start + size, len(dataset)))]
+            for item, pred in zip(items, runner.predict(items, network), strict=True):
+                postprocess({**item, "pred": pred})
+
     def runner(self, moving: str, fixed: str) -> Runner:
         """The config at work on images of two modalities; all runners have the weights of the first.
 
@@ -223,7 +248,7 @@ class Registrar:
             ValueError: for another modality than ``"source"`` and ``"target"``.
         """
         if not {moving, fixed} <= set(MODALITIES):
-            raise ValueError(f"Expected modalities in {MODALITIES}, got {moving!r} and {fixed!r}.")
+            raise ValueError(f"Expected modalities 'source' or 'target', got {moving!r} and {fixed!r}.")
         if (moving, fixed) not in self._runners:
             ids = {"moving_modality": moving, "fixed_modality": fixed}
             shared = next(iter(self._runners.values()), None)

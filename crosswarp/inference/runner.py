@@ -62,7 +62,10 @@ def predict(
         the packed :class:`~..networks.Prediction`, ``[B, 2 * D + 2 * K, *spatial]``.
     """
     batch = {
+        # of a single pair, views: its images on their own grids are large
         key: torch.stack([item[key].as_subclass(Tensor) for item in items])
+        if len(items) > 1
+        else value.as_subclass(Tensor)[None]
         for key, value in items[0].items()
         if isinstance(value, Tensor) and len({item[key].shape for item in items}) == 1
     }

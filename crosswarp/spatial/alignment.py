@@ -3,7 +3,7 @@
 An alignment is an affine between fractions of two images, from fixed to moving, ``[B, D + 1, D + 1]``. It is
 found in mm, so that spacing, direction and field of view of either image do not matter: an *extent* is the
 affine from fractions of an image (0 and 1 at its outermost voxel centres) to mm, as
-:func:`~.physical.fractions_affine` gives it.
+:attr:`~.grid.Grid.extent` gives it.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
         ("evaluate --run {run} --max_pair 3", "no parameter 'max_pair'"),
         (
             "register --moving a.nii --fixed b.nii --models nowhere --out out",
-            "Expected trained networks in nowhere",
+            "Expected a trained run, bundle or zip in nowhere",
         ),
         ("register --moving a.nii --fixed b.nii --models {run} --out out", "not there: a.nii, b.nii"),
         (
