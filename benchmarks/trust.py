@@ -26,7 +26,7 @@ from crosswarp import load
 from crosswarp.inference.registrar import Registrar
 from crosswarp.runs.chain import data_of_run
 from crosswarp.spatial.grid import Grid
-from crosswarp.spatial.itk_files import transform_points
+from crosswarp.spatial.itk import transform_points
 
 Array = np.ndarray[Any, Any]
 

@@ -47,7 +47,7 @@ def warp(
     from ..data.points import READERS, PointFile
     from ..data.voxels import writing_faults
     from ..inference.warping import dims_faults, grid_of, read_image, warp_image, warp_points
-    from ..spatial.itk_files import read_transforms
+    from ..spatial.itk import read_transforms
 
     transforms = _paths(transform)
     inputs = [str(path) for path in (moving, fixed, *transforms) if path is not None]

@@ -11,7 +11,7 @@ import itk
 import numpy as np
 from monai.data.utils import to_affine_nd
 
-from ..spatial.itk_files import affine_of, read_any_type
+from ..spatial.itk import affine_of, read_any_type
 from .stored import Stored, UnfitFileError, check_size
 
 META = (".mha", ".mhd")

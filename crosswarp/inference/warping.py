@@ -15,7 +15,7 @@ from ..data.readers import UnfitFileError, given_spacing
 from ..data.voxels import Voxels, as_type, read_voxels, write_voxels
 from ..files import replacing
 from ..spatial.grid import Grid
-from ..spatial.itk_files import itk_image, resample, undo_at_points, within_fields
+from ..spatial.itk import itk_image, resample, undo_at_points, within_fields
 from .results import IMAGES
 
 Spacing = float | Sequence[float] | None

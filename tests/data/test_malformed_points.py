@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from crosswarp.data.points import READERS
-from crosswarp.spatial.itk_files import read_transforms
+from crosswarp.spatial.itk import read_transforms
 
 POINTS = [[1.5, -2.0, 3.0], [40.25, 5.0, -6.0], [7.0, 8.0, 9.0]]
 SEEDS = range(6)

@@ -12,7 +12,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd
 from crosswarp.data import AnyFormatReader
 from crosswarp.inference import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
 from crosswarp.spatial import identity_map
-from crosswarp.spatial.itk_files import read_transforms, transform_points
+from crosswarp.spatial.itk import read_transforms, transform_points
 
 sitk = pytest.importorskip("SimpleITK")
 ants = pytest.importorskip("ants")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 
 from crosswarp.spatial.grid import Grid, distance_in_voxels
-from crosswarp.spatial.itk_files import grid_of, itk_image
+from crosswarp.spatial.itk import grid_of, itk_image
 from tests.spatial.places import oblique
 
 

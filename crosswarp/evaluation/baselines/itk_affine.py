@@ -8,7 +8,7 @@ import itk
 import numpy as np
 
 from ...spatial.grid import Grid
-from ...spatial.itk_files import itk_image
+from ...spatial.itk import itk_image
 from ...spatial.physical import total_displacement_field
 from .pairwise import Array, PairwiseMethod, array_of_field
 

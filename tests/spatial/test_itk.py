@@ -8,7 +8,7 @@ import itk
 import numpy as np
 import pytest
 
-from crosswarp.spatial.itk_files import read_any_type, read_transforms, transform_points
+from crosswarp.spatial.itk import read_any_type, read_transforms, transform_points
 
 sitk = pytest.importorskip("SimpleITK")
 
