@@ -41,7 +41,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from monailabel.interfaces.tasks.train import TrainTask
 from monailabel.tasks.activelearning.epistemic import Epistemic
-from monailabel.tasks.infer.bundle import BundleInferTask
+from monailabel.tasks.infer.bundle import BundleConstants, BundleInferTask
 from monailabel.tasks.scoring.epistemic_v2 import EpistemicScoring
 from monailabel.tasks.train.bundle import BundleTrainTask
 from monailabel.utils.others.class_utils import module_from_file, unload_module
@@ -125,6 +125,14 @@ def verbatim(bundle: str, value: Any) -> Any:
         return importlib.import_module("scripts.runs.config").verbatim(value)
 
 
+class WholeNetwork(BundleConstants):
+    """The ids of a bundle; its network is taken as inference has it, down to its layout in memory."""
+
+    def key_network_def(self) -> str:
+        """The id of the network."""
+        return "network"
+
+
 class RegistrationInferTask(BundleInferTask):
     """The whole chain on a pair; writes the transforms and judges the pair beside returning the label.
 
@@ -133,7 +141,7 @@ class RegistrationInferTask(BundleInferTask):
 
     def __init__(self, path: str, conf: dict[str, str], moving: str, fixed: str) -> None:
         self.modalities = {"moving_modality": moving, "fixed_modality": fixed}
-        super().__init__(path, conf)
+        super().__init__(path, conf, WholeNetwork())
 
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
         parser = super()._load_bundle_config(path, config)

@@ -67,7 +67,7 @@ def labelled(run: Path, files: dict[str, str]) -> Prediction:
     """What MONAI Label does with a bundle, up to our task's own step."""
     parser = ConfigParser(renamed(json.loads((run / INFERENCE).read_text()), "crosswarp."))
     parser.config |= {"bundle_root": str(run), "device": "cpu"}
-    network = parser.get_parsed_content("network_def")
+    network = parser.get_parsed_content("network")
     load_weights(network, run / WEIGHTS)
     item: Any = {"image": files["fixed"], "moving": files["moving"], "results": "a folder"}
     item = Compose(parser.get_parsed_content("pre_transforms"))(item)
