@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import run as run_bundle
-
 from ..errors import plain_input_errors
-from ..runs.config import library_as_scripts, verbatim
+from ..runs.config import library_as_scripts, open_workflow, verbatim
 
 
 @plain_input_errors()
@@ -33,4 +31,7 @@ def run_config(
     # MONAI passes over what is None, as if it had not been given
     chosen = {key: "$None" if value is None else value for key, value in overrides.items()}
     with library_as_scripts():
-        run_bundle(config_file=[str(file) for file in files], **verbatim(given), **chosen)
+        workflow = open_workflow(files, **verbatim(given), **chosen)
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()

@@ -104,6 +104,10 @@ class Modality:
         """The records of the named sections in that order, or of all sections."""
         return [record for section in sections or SECTIONS for record in getattr(self, section)]
 
+    def labelled(self, *sections: str) -> list[dict[str, str]]:
+        """Those of :meth:`records` that have a label."""
+        return [record for record in self.records(*sections) if "label" in record]
+
 
 @dataclass(frozen=True)
 class Datalist:

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from .statistics import bootstrap_interval, compare_methods, comparison_table
     from .summary import aligned, format_table, summarise, summary_tables
     from .surface import surface_distances
-    from .validation import FoldPercent, RegistrationDice
+    from .validation import FoldPercent, MeanLoss, RegistrationDice, image_meta
 else:
     __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
     "FoldPercent",
+    "MeanLoss",
     "MeasuredImage",
     "RegistrationDice",
     "Row",
@@ -35,6 +36,7 @@ __all__ = [
     "comparison_table",
     "dice_per_class",
     "format_table",
+    "image_meta",
     "registration_rows",
     "representative_images",
     "representative_pairs",

@@ -1,15 +1,44 @@
-"""Metrics for the validation of registration networks, for ``monai.handlers.IgniteMetricHandler``."""
+"""What engines measure: metrics for training and validation, and whose images a batch holds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from ignite.metrics import Average
 from monai.metrics import CumulativeIterationMetric
 from monai.metrics.utils import do_metric_reduction
 
 from ..spatial import fold_fraction
 from .overlap import dice_per_class, warp_labels
+
+
+def _loss(output: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    return output["loss"].detach()
+
+
+class MeanLoss(Average):
+    """Mean of the steps' losses in an epoch, of the output ``{"loss": ...}`` of MONAI's trainers.
+
+    Args:
+        device: where to add up.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        super().__init__(output_transform=_loss, device=device)
+
+
+def image_meta(batch: Sequence[Mapping[str, Any]] | Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The meta data of the images of a batch, for ``monai.handlers.MetricsSaver``.
+
+    Args:
+        batch: items with an ``image``, or a batch of pairs, whose images have no meta data.
+
+    Returns:
+        that of each image; none for pairs.
+    """
+    return [] if isinstance(batch, Mapping) else [item["image"].meta for item in batch]
 
 
 class RegistrationDice(CumulativeIterationMetric):

@@ -20,10 +20,10 @@ def _match_channels(x: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def _crop(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Cut off the end of each axis of space where ``x`` is longer."""
-    for axis in range(2, x.ndim):
-        x = x.narrow(axis, 0, like.shape[axis])
-    return x
+    """Cut off the end of each axis of space where ``x`` is longer; TorchScript needs the axes written out."""
+    if x.ndim == 4:
+        return x[:, :, : like.shape[2], : like.shape[3]]
+    return x[:, :, : like.shape[2], : like.shape[3], : like.shape[4]]
 
 
 class DisplacementUNet(nn.Module):

@@ -71,14 +71,14 @@ UNSAFE_ARGUMENTS = {
 # functions and classes that expressions may call, and components may be, by where they are defined
 FUNCTIONS = {
     *("glob.glob", "torch.cuda.is_available", "torch.device", "torch.random.manual_seed"),
-    *("torch.nn.modules.container.ModuleDict", "torch.nn.modules.container.ModuleList"),
     *("monai.data.decathlon_datalist.load_decathlon_datalist", "monai.data.utils.list_data_collate"),
     *("monai.data.utils.pad_list_data_collate", "monai.handlers.utils.from_engine"),
-    *("monai.utils.misc.first", "monai.utils.misc.set_determinism"),
+    "monai.utils.misc.set_determinism",
     *("scripts.training.augmented.AugmentedSamples.load", "scripts.data.datalist.load_datalist"),
     *("scripts.training.label_pools.label_pool", "scripts.inference.pairs.image_records"),
     *("scripts.inference.pairs.pair_records", "scripts.inference.results.named_result"),
-    "scripts.training.handlers.save_atomically",
+    *("scripts.training.handlers.save_atomically", "scripts.training.adaptation.together"),
+    "scripts.metrics.validation.image_meta",
     *("scripts.runs.bundle.check_data_fit", "scripts.runs.bundle.load_network"),
     *("scripts.runs.bundle.start_from", "scripts.runs.config.read_config"),
     *("scripts.runs.chain.data_of_run", "scripts.evaluation.evaluation.evaluated_records"),

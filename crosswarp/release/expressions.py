@@ -26,7 +26,18 @@ ATTRIBUTES = {
     *("meta", "shape", "ndim", "dtype", "device", "type", "index"),
 }
 METHODS = {
-    *("records", "originals", "get", "get_parsed_content", "to", "train", "eval", "parameters", "state_dict"),
+    *(
+        "records",
+        "labelled",
+        "originals",
+        "get",
+        "get_parsed_content",
+        "to",
+        "train",
+        "eval",
+        "parameters",
+        "state_dict",
+    ),
     *("detach", "item", "cpu", "float", "run", "begin", "finish", "judge", "check", "check_trained"),
 }
 OPERATORS = (

@@ -26,6 +26,7 @@ from ..places import ROOT
 from ..runs.bundle import DATA_IDS, INFERENCE, NETWORK_IDS, WEIGHTS, inference_config, json_text, read_json
 from ..runs.chain import PARTS
 from ..runs.config import INTERPRETED, SIGNS, read_config, verbatim
+from ..runs.shared import MONAI_LABEL, with_shared
 from ..runs.stage import LOCATION_IDS, training_warnings
 from .contents import META, MODEL_INFO, STAGES, library_files
 
@@ -37,7 +38,7 @@ EVALUATED = re.compile(rf"\$|{INTERPRETED.pattern}")  # text that MONAI or `veri
 # what the chain puts into a trained run's inference config, for its verdicts
 LEARNED_IDS = ("training_statistics", "training_warnings")
 
-# what a bundle of the library gives to its zip as it is; docs also bring their pictures
+# what a bundle of the library gives to its zip; docs also bring their pictures
 COPIED = ("LICENSE", "configs/logging.conf", "configs/*.json", "configs/presets/*.json")
 DOCUMENTS = (".md", ".png", ".svg")
 
@@ -116,7 +117,10 @@ class Release:
         own = json.loads(files["configs/train.json"])
         config = read_json(self.run_dir / name / "configs" / "train.json")
         config |= {key: own[key] for key in PLACES if key in own}
-        return files | {"configs/train.json": json_text(config).encode()}
+        files["configs/train.json"] = json_text(config).encode()
+        if name in (PARTS["source_segmentation"], PARTS["target_segmentation"]):
+            files["configs/monai_label.json"] = standing_alone(MONAI_LABEL)
+        return files
 
     def filled(self, name: str, library: Path, trained: Path) -> Files:
         """The configs that take the run's values."""
@@ -277,7 +281,7 @@ def measured(run_dir: Path, data: Datalist, provenance: Mapping[str, Any]) -> di
 
 
 def copied(library: Path) -> Files:
-    """The files that a bundle of the library gives to its zip as they are."""
+    """The files that a bundle of the library gives to its zip; its configs stand alone there."""
     paths = [path for pattern in COPIED for path in library.glob(pattern)]
     documents = (path for path in library.glob("docs/**/*") if path.suffix in DOCUMENTS)
     # what building the site leaves behind lies in folders such as _build and _bundles
@@ -286,7 +290,21 @@ def copied(library: Path) -> Files:
         for path in documents
         if not any(part.startswith("_") for part in path.relative_to(library).parts)
     ]
-    return {path.relative_to(library).as_posix(): path.read_bytes() for path in paths}
+    configs = library / "configs"
+    return {
+        path.relative_to(library).as_posix(): standing_alone(path)
+        if configs in path.parents
+        else path.read_bytes()
+        for path in paths
+    }
+
+
+def standing_alone(config: Path) -> bytes:
+    """The content of a config, with what it shares with others in its place."""
+    content = config.read_bytes()
+    if config.suffix != ".json" or (whole := with_shared(parts := json.loads(content))) == parts:
+        return content
+    return json_text(whole).encode()
 
 
 def zipped(folder: str, files: Files) -> bytes:

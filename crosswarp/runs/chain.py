@@ -20,7 +20,7 @@ from ..files import file_digest
 from ..training import save_atomically
 from ..wording import shown
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_weights, read_json, write_json
-from .config import check_ids, check_overrides, flatten, read_config, running_parser, verbatim
+from .config import check_ids, check_overrides, flatten, open_workflow, read_config, running_parser, verbatim
 from .published import copy_bundle_files, write_inference_config
 from .stage import claim_run, package_versions, training_warnings
 from .training_statistics import stage_statistics
@@ -154,10 +154,9 @@ class Chain:
 
     def workflow(self, name: str) -> ConfigWorkflow:
         """The training workflow of a stage with all overrides; nothing is evaluated yet."""
-        files = [str(path) for path in self.config_files(name)]
         root = self.bundles / name
-        return ConfigWorkflow(
-            config_file=files,
+        return open_workflow(
+            self.config_files(name),
             meta_file=str(root / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train",

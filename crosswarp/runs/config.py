@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -19,9 +19,11 @@ from pydoc import locate
 from types import ModuleType
 from typing import Any
 
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle.utils import merge_kv
 
 from ..wording import printable
+from .shared import with_shared
 
 SCRIPTS = "scripts"  # what configs call the library
 LIBRARY = __name__.partition(".")[0]
@@ -99,10 +101,30 @@ def library_as_scripts() -> Iterator[None]:
 
 
 def read_config(*files: str | Path) -> ConfigParser:
-    """A parser of the given config files, later ones laid over earlier ones; nothing is evaluated."""
+    """A parser of the given config files, later ones laid over earlier ones; nothing is evaluated.
+
+    What they share with others is put in, see :func:`~.shared.with_shared`.
+    """
     parser = ConfigParser()
-    parser.read_config([str(file) for file in files])
+    for file in files:
+        for key, value in with_shared(ConfigParser.load_config_file(file)).items():
+            merge_kv(parser, key, value)
     return parser
+
+
+def open_workflow(files: Sequence[str | Path], **values: Any) -> ConfigWorkflow:
+    """MONAI's workflow of configs, from any folder; nothing is evaluated yet.
+
+    Args:
+        files: the config and what is laid over it.
+        values: arguments of ``monai.bundle.ConfigWorkflow``; the others are ids to override.
+    """
+    own = values.keys() & inspect.signature(ConfigWorkflow).parameters.keys()
+    workflow = ConfigWorkflow([str(file) for file in files[:1]], **{key: values[key] for key in own})
+    meta = {ConfigParser.meta_key: workflow.parser.get(ConfigParser.meta_key)}
+    workflow.parser.set(read_config(*files).get() | meta)
+    workflow.parser.update({key: value for key, value in values.items() if key not in own})
+    return workflow
 
 
 def verbatim(value: Any, unsafe: re.Pattern[str] = CHANGED) -> Any:

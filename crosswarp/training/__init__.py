@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..lazy import lazily
 
 if TYPE_CHECKING:
-    from .adaptation import AdaptationTrainer, ImagePool, ZipBatches
+    from .adaptation import AdaptationTrainer, ImagePool, ZipBatches, together
     from .adaptation_check import AdaptationCheck
     from .augmentation import (
         RandomCurve,
@@ -57,4 +57,5 @@ __all__ = [
     "keep_components",
     "label_pool",
     "save_atomically",
+    "together",
 ]

@@ -107,6 +107,19 @@ class ImagePool(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+def together(
+    device: torch.device | str, memory_format: torch.memory_format, **networks: nn.Module
+) -> nn.ModuleDict:
+    """Networks that are trained and saved as one.
+
+    Args:
+        device: where to put them, as they are.
+        memory_format: of their weights.
+        networks: by name.
+    """
+    return nn.ModuleDict(networks).to(device, memory_format=memory_format)
+
+
 class AdaptationTrainer(Trainer):
     """Unpaired translation and target segmentation trained together (Demir & Niethammer, MIDL 2024).
 
@@ -134,8 +147,8 @@ class AdaptationTrainer(Trainer):
         train_data_loader: yields ``source_image``, ``source_label`` (integers) and ``target_image``; for
             ``self_training`` also ``target_label`` and ``target_disagreement`` ``[B]``.
         networks: by name: ``source_to_target``, ``target_to_source``, ``source_discriminator``,
-            ``target_discriminator``, ``source_segmentation``, ``target_segmentation``. Segmentation networks
-            return logits.
+            ``target_discriminator``, ``source_segmentation``, ``target_segmentation``; some may stand in a
+            ``ModuleDict``, see :func:`together`. Segmentation networks return logits.
         optimizer: of both generators and the target segmentation network.
         discriminator_optimizer: of both discriminators.
         adversarial_loss: called as ``losses.PatchAdversarialLoss``.
@@ -190,6 +203,10 @@ class AdaptationTrainer(Trainer):
                 "Expected a term with a weight above 0 and a translation_interval of at least 1, "
                 f"got {dict(weights)} and {translation_interval}."
             )
+        groups = [
+            each if isinstance(each, nn.ModuleDict) else {name: each} for name, each in networks.items()
+        ]
+        networks = {name: network for group in groups for name, network in group.items()}
         wanted = {f"{a}_{b}" for a in ("source", "target") for b in ("discriminator", "segmentation")}
         missing = sorted((wanted | {"source_to_target", "target_to_source"}) - set(networks))
         if missing:
@@ -198,7 +215,7 @@ class AdaptationTrainer(Trainer):
             device, max_epochs, train_data_loader, handlers=train_handlers, decollate=False, **kwargs
         )
         self._counts: Counter[str] = Counter()
-        self.networks = dict(networks)
+        self.networks = networks
         self.networks["source_segmentation"].requires_grad_(False)
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.adversarial_loss = adversarial_loss

@@ -19,7 +19,9 @@ from monai.bundle.workflows import _reject_executable_logging_config
 from torch import nn
 
 from crosswarp.data import load_datalist
+from crosswarp.runs.chain import PARTS
 from crosswarp.runs.config import REFERENCE, _arguments, check_ids, read_config
+from crosswarp.runs.shared import MONAI_LABEL, with_shared
 from tests.cohorts import write_blob_cohort
 
 ROOT = Path(__file__).parents[2]
@@ -81,7 +83,7 @@ def test_ids_stand_in_the_agreed_order(path):
 
 @pytest.mark.parametrize("path", [*CONFIGS, *OVERLAYS], ids=name)
 def test_every_target_and_import_resolves(path):
-    config = ConfigParser.load_config_file(path)
+    config = with_shared(ConfigParser.load_config_file(path))
     targets = {part["_target_"] for part in walk(config) if isinstance(part, dict) and "_target_" in part}
     assert [target for target in targets if not callable(resolve(target))] == []
     for statement in config.get("imports", []):
@@ -96,22 +98,19 @@ def test_every_reference_is_defined(path):
     assert sorted(used - set(parser.get())) == []
 
 
-@pytest.mark.parametrize("bundle", BUNDLES, ids=name)
-def test_training_and_inference_define_the_same_network(bundle):
-    train, inference = (read_config(bundle / "configs" / f"{kind}.json") for kind in ("train", "inference"))
-    for identifier in ("network_def", "displacement_network"):
-        assert train.get(identifier) == inference.get(identifier)
-
-
-def test_the_whole_chain_defines_the_networks_of_its_stages():
+def test_what_has_to_stand_twice_is_the_same():
+    """A trained `inference.json` stands alone, and presets change a network by its id in `train.json`."""
     whole = read_config(ROOT / "configs" / "inference.json")
-    for part, stage in (
-        ("source_segmentation_def", "source_segmentation"),
-        ("target_segmentation_def", "domain_adaptation"),
-        ("registration_def", "multimodal_registration"),
-    ):
-        assert whole[part] == read_config(ROOT / "bundles" / stage / "configs" / "train.json")["network_def"]
-    registration = read_config(ROOT / "bundles" / "multimodal_registration" / "configs" / "train.json")
+    for bundle in BUNDLES:
+        train, inference = (
+            read_config(bundle / "configs" / f"{kind}.json") for kind in ("train", "inference")
+        )
+        for identifier in ("network_def", "displacement_network"):
+            assert train.get(identifier) == inference.get(identifier)
+        for part, stage in PARTS.items():
+            if stage == bundle.name:
+                assert whole[f"{part}_def"] == train["network_def"]
+    registration = read_config(ROOT / "bundles" / PARTS["registration"] / "configs" / "train.json")
     assert whole["displacement_network"] == registration["displacement_network"]
 
 
@@ -131,8 +130,12 @@ def test_required_ids_of_monai_are_there(path):
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
 def test_presets_change_what_is_there(path):
+    train = path.parents[1] / "train.json"
     ids = [key.removeprefix(MERGE_KEY) for key in ConfigParser.load_config_file(path)]
-    check_ids(ids, read_config(path.parents[1] / "train.json"), name(path))
+    check_ids(ids, read_config(train), name(path))
+    # and MONAI itself lays them over it, although it puts in later what configs share
+    plain = with_shared(ConfigParser.load_config_files([str(train), str(path)]))
+    assert plain == {key: value for key, value in read_config(train, path).get().items() if key != "_meta_"}
 
 
 def test_every_stage_has_every_preset():
@@ -196,15 +199,6 @@ def test_the_papers_rates_fall_to_zero_over_the_second_half_also_when_resumed(wh
     assert objects[0].param_groups[0]["lr"] == pytest.approx(0)
 
 
-def test_all_training_configs_read_images_in_the_same_way():
-    configs = [read_config(bundle / "configs" / "train.json")["preprocessing"] for bundle in BUNDLES]
-    assert configs == [configs[0]] * 4
-    labelled = read_config(ROOT / "bundles" / "domain_adaptation" / "configs" / "monai_label.json")
-    for transform in configs[0]["transforms"]:
-        transform.pop("allow_missing_keys", None)
-    assert labelled["preprocessing"] == configs[0]
-
-
 def test_corrected_labels_join_those_drawn_by_hand(tmp_path):
     """And are part of the config that decides whether stage 4 is stale."""
     parser = read_config(ROOT / "bundles" / "multimodal_registration" / "configs" / "train.json")
@@ -234,7 +228,7 @@ def components(config: Any, where: str = "") -> Iterator[tuple[str, dict]]:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in CONFIGS if path.name in ("train.json", "monai_label.json")], ids=str
+    "path", [MONAI_LABEL, *(path for path in CONFIGS if path.name == "train.json")], ids=str
 )
 def test_all_that_goes_through_a_network_in_training_follows_the_batch_size(path):
     """So that volumes which must be trained one by one are also labelled and validated one by one."""

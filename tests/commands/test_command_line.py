@@ -129,9 +129,9 @@ def test_faults_are_one_message(
 def test_our_own_faults_keep_their_traceback(
     run: Path, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fault(**_: object) -> None:
+    def fault(*_: object, **__: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("crosswarp.commands.running.run_bundle", fault)
+    monkeypatch.setattr("crosswarp.commands.running.open_workflow", fault)
     with pytest.raises(KeyError, match="ours"):
         command(monkeypatch, "evaluate", "--run", run)

@@ -86,7 +86,7 @@ def test_a_label_whose_place_or_whose_images_place_is_unknown_lies_on_its_image(
             for name in ("registration_augmentation", "domain_adaptation")
         ),
         "bundles/multimodal_registration/configs/train.json",
-        "bundles/source_segmentation/configs/monai_label.json",
+        "crosswarp/shared/monai_label.json",
         "configs/evaluate.json",
     ],
 )

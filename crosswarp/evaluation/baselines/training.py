@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-
 from ...data import load_datalist
 from ...errors import plain_input_errors
 from ...files import file_digest
 from ...runs.bundle import WEIGHTS, read_json
-from ...runs.config import verbatim
+from ...runs.config import open_workflow, verbatim
 from ...runs.stage import claim_run
 
 logger = logging.getLogger(__name__)
@@ -65,8 +63,8 @@ class Training:
             text = text.replace(f"@{there}", f"@{here}")
         values = {"bundle_root": self.bundle, "run_dir": self.run_dir, "datalist": self.datalist}
         values = {key: str(path) for key, path in values.items()} | self.overrides
-        workflow = ConfigWorkflow(
-            config_file=[str(self.bundle / "configs" / "train.json"), *self.overlays],
+        workflow = open_workflow(
+            [self.bundle / "configs" / "train.json", *self.overlays],
             meta_file=str(self.bundle / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train",
