@@ -133,7 +133,7 @@ class Grid:
             margin: voxels beyond the outermost centres that still count: 0.5 to the faces of the voxels.
         """
         index = self.to_index(points)
-        return ((index >= -margin) & (index <= np.array(self.shape) - 1 + margin)).all(-1)
+        return np.all((index >= -margin) & (index <= np.array(self.shape) - 1 + margin), axis=-1)
 
     def same_place(self, other: Grid) -> bool:
         """Return whether a grid of the same shape lies here, within half a voxel at every corner."""
