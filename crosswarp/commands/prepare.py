@@ -294,7 +294,7 @@ def _class_names(names: Mapping[Any, Any] | None, labels: list[FileFacts]) -> di
     return {str(value): f"label {value}" if value else "background" for value in range(len(found))}
 
 
-def _range(values: Iterable[tuple[float, ...]]) -> str:
+def _range(values: Iterable[Sequence[float] | np.ndarray]) -> str:
     """The tuples' smallest and largest, entry by entry; empty when there are none."""
     table = np.array(list(values))
     if not len(table):
