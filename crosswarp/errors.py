@@ -10,6 +10,10 @@ from types import TracebackType
 from .wording import printable
 
 
+class Notice(UserWarning):
+    """A warning that is for the user: of the data, or of what was found in a file."""
+
+
 def input_error(error: BaseException) -> ValueError | OSError | None:
     """The fault of the input that an exception stands for; None where it is a fault of the program.
 

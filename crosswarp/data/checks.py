@@ -13,9 +13,10 @@ from functools import partial
 
 import numpy as np
 from monai.data.utils import is_no_channel
-from tqdm import tqdm
 
+from ..errors import Notice
 from ..spatial.grid import Grid
+from ..terminal import track
 from .datalist import Datalist, DatalistError, Modality
 from .landmarks import read_landmarks
 from .people import Appearance, Person, appearances, people_faults
@@ -94,7 +95,7 @@ def read_facts(
     unique = sorted(set(paths))
     with ThreadPoolExecutor() as pool:
         results = pool.map(partial(_read, spacing=spacing), unique)
-        facts = list(tqdm(results, total=len(unique), desc="checking files", unit="file", delay=2))
+        facts = list(track(results, "checking files", len(unique)))
     return dict(zip(unique, facts, strict=True))
 
 
@@ -128,6 +129,7 @@ def warn_of_missing_spacing(facts: Facts) -> None:
         warnings.warn(
             f"{len(silent)} of {len(facts)} files do not state their pixel spacing (the first: {silent[0]}): "
             "1 mm stands in, so lengths there are in pixels. NIfTI, MHA and DICOM store spacing.",
+            Notice,
             stacklevel=3,
         )
 

@@ -18,6 +18,7 @@ import numpy as np
 from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import apply_read_scaling
 
+from ..errors import Notice
 from ..spatial.grid import distance_in_voxels, shears
 from .stored import Stored, UnfitFileError, check_size
 
@@ -157,6 +158,7 @@ def _affine(path: Path, header: Any) -> tuple[np.ndarray, bool]:
         warnings.warn(
             f"{path}: its {' and '.join(['pixdim', *stated])} disagree about its place; taken are the "
             f"spacing of pixdim and the directions and origin of the {chosen}, as ITK takes them.",
+            Notice,
             stacklevel=2,
         )
     affine[:3] *= unit

@@ -17,6 +17,7 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys, ensure_tuple
 
+from ..errors import Notice
 from ..spatial.grid import shears
 from ..spatial.slices import AXIAL, slice_affine, slice_tilt
 from .dicom import dicom_header, read_frame, read_series
@@ -141,6 +142,7 @@ class AnyFormatReader(ImageReader):
                 f"{path}: its slice is tilted by {slice_tilt(file_affine):.0f} degrees. Up to {AXIAL:g} a "
                 "slice is turned as its header says, beyond it is taken as it is stored: see that the slices "
                 "of a data set do not lie on both sides.",
+                Notice,
                 stacklevel=2,
             )
         return array, {

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import IO
 
-from ..errors import reason
+from ..errors import Notice, reason
 from ..wording import printable
 from .archive import Archive
 from .contents import META, MODEL_INFO, SCHEMA, STAGES, Contents, Inspection
@@ -48,7 +48,7 @@ def unpack(path: str | Path, folder: str | Path, trust: bool = False) -> Path:
         if inspection.faults or archive is None:
             raise BundleError(inspection.report())
         if inspection.code:
-            warnings.warn(f"{printable(str(path), 500)}: {'; '.join(inspection.code)}", stacklevel=2)
+            warnings.warn(f"{printable(str(path), 500)}: {'; '.join(inspection.code)}", Notice, stacklevel=2)
         bundle = Path(folder) / archive.folder
         if bundle.exists():
             raise FileExistsError(f"{bundle} exists already: unpack {path} elsewhere, or remove it.")

@@ -17,13 +17,15 @@ from torch import Tensor
 from ..data import Datalist, ReadOnce, load_datalist
 from ..errors import plain_input_errors
 from ..files import file_digest
+from ..terminal import show_messages, write_log
 from ..training import save_atomically
 from ..wording import shown
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_weights, read_json, write_json
 from .config import check_ids, check_overrides, flatten, open_workflow, read_config, running_parser, verbatim
 from .published import copy_bundle_files, write_inference_config
-from .stage import claim_run, package_versions, training_warnings
+from .stage import LOG, claim_run, package_versions, training_warnings
 from .training_statistics import stage_statistics
+from .values import check_values
 
 logger = logging.getLogger(__name__)
 
@@ -120,11 +122,14 @@ class Chain:
                 images' size, faults of the data (all of them), or a run folder with a run of other data.
             FileNotFoundError: for a preset that there is not.
         """
+        show_messages(verbose=bool(self.common.get("verbose")))
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
         for name, overrides in self.stages.items():
             check_ids(overrides, read_config(*self.config_files(name)), f"Stage {name}")
+        check_values(*(self.workflow(name).parser for name in self.stages))
         self.check_sizes()
         claim_run(self.run_dir, self.datalist)
+        write_log(self.run_dir / LOG)
 
     def check_sizes(self) -> None:
         """Try the networks that cannot take every image size, without computing anything.
@@ -155,12 +160,13 @@ class Chain:
     def workflow(self, name: str) -> ConfigWorkflow:
         """The training workflow of a stage with all overrides; nothing is evaluated yet."""
         root = self.bundles / name
+        place = f"[{list(self.stages).index(name) + 1}/{len(self.stages)}]"
         return open_workflow(
             self.config_files(name),
             meta_file=str(root / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type="train",
-            **verbatim({"bundle_root": str(root), **self.common, **self.stages[name]}),
+            **verbatim({"bundle_root": str(root), "stage#place": place, **self.common, **self.stages[name]}),
         )
 
     @plain_input_errors()
@@ -172,19 +178,13 @@ class Chain:
             FileNotFoundError: naming what is missing.
         """
         digest = claim_run(self.run_dir, self.datalist)
-        for number, name in enumerate(self.stages, 1):
+        for name in self.stages:
             workflow = self.workflow(name)
             workflow.parser.parse()
             stage = workflow.parser.get_parsed_content("stage")
             state = stage.state(stage.fingerprint(workflow.parser, digest))
-            explanation = {
-                "new": "trains",
-                "done": "done, its inputs are unchanged",
-                "stale": f"trains again, its inputs have changed (the old one is in {self.run_dir}/previous)",
-                "interrupted": "goes on where it was interrupted",
-            }[state]
-            logger.info(f"[{number}/{len(self.stages)}] {name}: {explanation}.")
             if state == "done":
+                stage.announce(state)
                 if not stage.judged(workflow.parser):
                     check = workflow.parser.get_parsed_content("result_check", default=None)
                     stage.judge(check, workflow.parser.get_parsed_content("device"), workflow.parser)
@@ -196,6 +196,7 @@ class Chain:
             gc.collect()  # engines and handlers are cycles, and hold the networks and images of the stage
         self.publish()
         self.memory.forget()
+        logger.info(f"The run is in {self.run_dir}; what was said meanwhile, in {self.run_dir / LOG}")
         if warnings := training_warnings(self.run_dir, self.stages):
             lines = [f"- {warning}." for warning in warnings]
             logger.warning("\n".join(["The run is trained, but not all is well with it:", *lines]))

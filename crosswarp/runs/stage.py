@@ -23,19 +23,22 @@ from torch import nn
 from .. import __version__
 from ..data import Datalist, check_datalist, check_people, datalist_digest
 from ..files import file_digest
-from ..training import Checkpoints
+from ..terminal import show_messages, write_log
+from ..training import LAST_EPOCH, Checkpoints
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, read_json, run_values, write_json
 from .config import check_overrides, running_parser
 from .published import copy_bundle_files, write_inference_config
+from .values import check_values
 
 logger = logging.getLogger(__name__)
 
+LOG = Path("train.log")  # in a run's folder: what was said while it was trained, by this and other libraries
 CHECK = Path("check.json")  # in a stage's folder: what its check measured, and the check's own config
 
 # where a run stands and on what it runs does not change what it computes
 LOCATION_IDS = {"bundle_root", "run_dir", "datalist", "device", "_meta_"}
-# nor does what judges the result
-UNDECISIVE_IDS = {*LOCATION_IDS, "result_check"}
+# nor does what judges the result or shows it; what a stage uses counts by its weights
+UNDECISIVE_IDS = {*LOCATION_IDS, "result_check", "stage", "verbose"}
 
 
 def package_versions() -> dict[str, str]:
@@ -104,12 +107,19 @@ class Stage:
         run_dir: the run's folder.
         datalist: the data.
         inputs: earlier stages whose weights this one uses.
+        place: in a chain, for its heading, such as ``[2/4]``.
     """
 
     def __init__(
-        self, name: str, bundle_root: str, run_dir: str, datalist: Datalist, inputs: list[str] | None = None
+        self,
+        name: str,
+        bundle_root: str,
+        run_dir: str,
+        datalist: Datalist,
+        inputs: list[str] | None = None,
+        place: str = "",
     ):
-        self.name = name
+        self.name, self.place = name, place
         self.bundle_root = Path(bundle_root)
         self.run_dir = Path(run_dir)
         self.folder = self.run_dir / name
@@ -155,6 +165,16 @@ class Stage:
         done = manifest["state"] == "done" and (self.folder / WEIGHTS).is_file()
         return "done" if done and file_digest(self.folder / WEIGHTS) == manifest["weights"] else "interrupted"
 
+    def announce(self, state: str) -> None:
+        """Say what happens to the stage, by its :meth:`state`."""
+        explanation = {
+            "new": "trains",
+            "done": "done, its inputs are unchanged",
+            "stale": f"trains again, its inputs have changed (the old one is in {self.run_dir}/previous)",
+            "interrupted": "goes on where it was interrupted",
+        }[state]
+        logger.info(f"{self.place} {self.name}: {explanation}".strip())
+
     def begin(self) -> None:
         """Check the config and the data, put a stale stage aside, and record what is about to run.
 
@@ -164,9 +184,14 @@ class Stage:
             FileNotFoundError: naming every stage that is missing.
         """
         parser = running_parser()
+        show_messages(verbose=bool(parser.get("verbose")))
         check_overrides(parser, self.bundle_root / "configs" / "train.json")
+        check_values(parser)
         self._fingerprint = self.fingerprint(parser, claim_run(self.run_dir, self.datalist))
-        if self.state(self._fingerprint) == "stale" or (self.folder.exists() and self.manifest is None):
+        write_log(self.run_dir / LOG)
+        state = self.state(self._fingerprint)
+        self.announce("interrupted" if state == "done" else state)
+        if state == "stale" or (self.folder.exists() and self.manifest is None):
             self._put_aside()
         self._seconds = (self.manifest or {}).get("seconds", 0.0)
         config = {key: value for key, value in parser.get().items() if key != "_meta_"}
@@ -199,12 +224,11 @@ class Stage:
         chosen = checkpoints.chosen
         (self.folder / WEIGHTS).parent.mkdir(exist_ok=True)
         shutil.copyfile(chosen.pop("weights"), self.folder / WEIGHTS)
-        self._write_manifest(
-            state="done",
-            weights=file_digest(self.folder / WEIGHTS),
-            seconds=round(self._seconds + time.monotonic() - self._started, 1),
-            **chosen,
-        )
+        weights = file_digest(self.folder / WEIGHTS)
+        seconds = round(self._seconds + time.monotonic() - self._started, 1)
+        self._write_manifest(state="done", weights=weights, seconds=seconds, **chosen)
+        by = "loss" if chosen["criterion"] == LAST_EPOCH else chosen["criterion"]
+        logger.info(f"  {by} {chosen['value']:.4f} in epoch {chosen['epoch']}, after {seconds:g} s")
 
     def judge(
         self,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .augmented import AugmentedSamples
     from .components import count_components, keep_components
     from .guard import TrainingError, TrainingGuard
-    from .handlers import AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
+    from .handlers import LAST_EPOCH, AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
     from .label_pools import label_pool
     from .precision import AutocastInferer, fast_bfloat16
     from .pseudo_labels import PseudoLabels
@@ -30,6 +30,7 @@ else:
     __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
+    "LAST_EPOCH",
     "AdaptationCheck",
     "AdaptationTrainer",
     "AddSteps",

@@ -12,12 +12,12 @@ import torch
 from monai.networks.utils import one_hot
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..data.batches import collect_samples, pair_numbers
 from ..files import replacing
 from ..losses import LNCCLoss
 from ..spatial import fold_fraction, sample
+from ..terminal import track
 
 
 class AugmentedSamples(Mapping[str, Tensor]):
@@ -152,7 +152,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
         done = count
         with torch.inference_mode():
             batches = pairs.split(batch_size) if len(pairs) else ()
-            for batch in tqdm(batches, desc="augmented pairs", unit="batch", mininterval=2):
+            for batch in track(batches, "registering pairs"):
                 source = moving["image"][batch[:, 0]].to(device).float()
                 target = fixed[batch[:, 1]].to(device).float()
                 phi = network(torch.cat([source, target], dim=1))

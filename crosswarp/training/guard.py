@@ -13,6 +13,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor
 
 from ..finite import NonFiniteError, is_finite, non_finite
+from ..terminal import end_line
 
 BACKWARD = ("loss", "discriminator")  # what is differentiated, of a step's losses
 
@@ -84,6 +85,7 @@ class TrainingGuard:
 
     def explain(self, engine: Engine, error: BaseException) -> NoReturn:
         """Say where in the training an error of this kind came up, such as one of a map."""
+        end_line()
         if isinstance(error, NonFiniteError) and not isinstance(error, TrainingError):
             in_step = engine.state.iteration not in self._steps and self._checked != engine.state.iteration
             raise self.error(engine, str(error), drawn_images(engine) if in_step else None) from error

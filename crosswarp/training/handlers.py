@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import ProgressBar
 from monai.engines import Evaluator
 from torch import nn
 
 from ..files import replacing
 from ..finite import non_finite
 from ..networks import MultiStepRegistration
+from ..terminal import PLAIN_LINES, LiveLine, console, end_line
 from .guard import TrainingError, TrainingGuard
+
+LAST_EPOCH = "last epoch"  # what chooses the weights where nothing is validated
 
 
 def save_atomically(content: Any, path: str | Path) -> None:
@@ -162,7 +164,7 @@ class Checkpoints:
             last = self.history[-1]
             return {
                 "weights": self.folder / "best.pt",
-                "criterion": "last epoch",
+                "criterion": LAST_EPOCH,
                 "value": last.get("loss", 0.0),
                 "epoch": last["epoch"],
             }
@@ -205,18 +207,62 @@ class AddSteps:
 
 
 class EpochProgress:
-    """A progress bar over the epochs, with the latest metrics of the trainer.
+    """The live line of a training: epoch, what chooses the weights, loss and time left.
+
+    All metrics of each epoch go to the log. Where the output is no terminal, and with everything shown, there
+    are plain lines instead, one in a tenth of the epochs.
 
     Args:
-        description: what stands before the bar.
+        evaluator: the engine whose key metric chooses; None where the last epoch counts.
     """
 
-    def __init__(self, description: str = "epochs") -> None:
-        self.description = description
+    def __init__(self, evaluator: Evaluator | None = None) -> None:
+        self.evaluator: Any = evaluator
+        self.line: LiveLine | None = None
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        bar = ProgressBar(desc=self.description, persist=True, mininterval=1.0)
-        bar.attach(
-            engine, metric_names="all", event_name=Events.EPOCH_COMPLETED, closing_event_name=Events.COMPLETED
-        )
+        """Register with a trainer; after the validation."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
+        engine.add_event_handler(Events.COMPLETED, self.end)
+
+    def begin(self, engine: Engine) -> None:
+        """Start the line, where the training starts or goes on."""
+        if self.line is None:
+            total = (engine.state.max_epochs or 1) * (engine.state.epoch_length or 1)
+            self.line = LiveLine("", total).__enter__()
+            self.line.resume(engine.state.iteration)
+
+    def step(self, engine: Engine) -> None:
+        """Draw the line."""
+        assert self.line is not None
+        self.line.advance(description=f"epoch {engine.state.epoch}/{engine.state.max_epochs}")
+
+    def epoch(self, engine: Engine) -> None:
+        """Say what an epoch has brought."""
+        assert self.line is not None
+        epoch, epochs = engine.state.epoch, engine.state.max_epochs or 1
+        metrics = {name: float(value) for name, value in engine.state.metrics.items()}
+        if self.evaluator is not None and self.evaluator.state.epoch == epoch:
+            metrics |= {name: float(value) for name, value in self.evaluator.state.metrics.items()}
+        every = ", ".join(f"{name} {value:.6g}" for name, value in metrics.items())
+        engine.logger.info(f"Epoch {epoch} of {epochs}: {every}")
+        loss = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
+        self.line.said = "  ".join(filter(None, (self.chosen_by(), loss)))
+        if not self.line.live and (epoch % max(1, epochs // PLAIN_LINES) == 0 or epoch == epochs):
+            console().print(f"  epoch {epoch}/{epochs}  {self.line.said}  {self.line.left()}".rstrip())
+
+    def chosen_by(self) -> str:
+        """What chooses the weights, and its best value so far."""
+        if self.evaluator is None:
+            return "the last epoch counts"
+        state = self.evaluator.state
+        if not getattr(state, "best_metric_epoch", -1) > 0:
+            return ""
+        return f"{state.key_metric_name} {float(state.best_metric):.4f} (epoch {state.best_metric_epoch})"
+
+    def end(self, engine: Engine) -> None:
+        """Take the line away."""
+        end_line()
+        self.line = None

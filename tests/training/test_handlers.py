@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from copy import deepcopy
 
@@ -238,10 +239,34 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert load(path) == {"epoch": 1}
 
 
-def test_progress_shows_epochs_and_metrics(capsys):
+def test_progress_is_a_plain_line_in_a_tenth_of_the_epochs(capsys, caplog):
     engine = Engine(lambda engine, value: value)
     Average().attach(engine, "loss")
-    EpochProgress("stage 1").attach(engine)
-    engine.run([0.25], max_epochs=3)
-    shown = capsys.readouterr().err
-    assert "stage 1" in shown and "[3/3]" in shown and "loss=0.25" in shown
+    EpochProgress().attach(engine)
+    with caplog.at_level(logging.INFO):
+        engine.run([0.25], max_epochs=20)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[1] for line in lines] == [f"epoch {epoch}/20" for epoch in range(2, 21, 2)]
+    assert all("the last epoch counts  loss 0.25  0:00 left" in line for line in lines)
+    assert "\x1b" not in "".join(lines)
+    assert sum(message.startswith("Epoch ") for message in caplog.messages) == 20  # all are in the log
+    assert "Epoch 3 of 20: loss 0.25" in caplog.messages
+
+
+def test_progress_says_what_chooses_and_its_best_value(tmp_path, capsys):
+    training = Training(tmp_path)
+    EpochProgress(training.evaluator).attach(training.trainer)  # after the validation
+    training.run()
+    lines = [line.split("  ")[1:3] for line in capsys.readouterr().out.splitlines()]
+    best = {1: "0.2000 (epoch 1)", 2: "0.9000 (epoch 2)", 3: "0.9000 (epoch 2)", 4: "0.9000 (epoch 2)"}
+    assert lines == [[f"epoch {epoch}/{EPOCHS}", f"score {best[epoch]}"] for epoch in best]
+
+
+def test_progress_of_a_resumed_training_goes_on(tmp_path, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        Training(tmp_path, stop=2 * STEPS + 1).run()
+    resumed = Training(tmp_path)
+    progress = EpochProgress(resumed.evaluator)
+    progress.attach(resumed.trainer)
+    resumed.run()
+    assert capsys.readouterr().out.split("  ")[1] == "epoch 3/4" and progress.line is None
