@@ -8,17 +8,17 @@ import fire
 
 from .commands import COMMANDS
 from .commands.arguments import command_line
-from .errors import input_error, message
+from .errors import last_words
 
 
 def main() -> None:
     """Run a command; what is wrong with its input is said without a traceback."""
     try:
         fire.Fire(COMMANDS, command=command_line(sys.argv[1:], COMMANDS), name="crosswarp")
-    except Exception as error:
-        if (cause := input_error(error)) is None:
+    except (Exception, KeyboardInterrupt) as error:
+        if (words := last_words(error)) is None:
             raise
-        sys.exit(f"\nerror: {message(cause)}")
+        sys.exit(words)
 
 
 if __name__ == "__main__":

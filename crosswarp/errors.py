@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,12 +46,43 @@ def plain_input_errors() -> Iterator[None]:
         raise cause from None
 
 
+def described(error: BaseException) -> str:
+    """A fault that is nobody's yet, in one line: the part of a config that failed, if one did, and why."""
+    part = ""
+    while type(error) is RuntimeError and error.__cause__ is not None:
+        if found := re.match(r"Failed to instantiate component '([^']+)'", str(error)):
+            part = f"{found[1]}: "
+        error = error.__cause__
+    remedy = "Correct what was given for it, or report it with"
+    if "out of memory" in str(error).lower() or isinstance(error, MemoryError):
+        remedy = "Lower batch_size or spatial_size, or leave the device to this alone; it is also in"
+    return f"{part}{type(error).__name__}: {reason(error).rstrip('.')}. {remedy}"
+
+
+def last_words(error: BaseException) -> str | None:
+    """What a command ends with instead of a traceback; None where that has to be seen.
+
+    Faults of the input say what is wrong. Of other faults of a run that writes a log, the log has the
+    traceback.
+    """
+    from . import terminal  # which loads rich: only where something has gone wrong
+
+    log = terminal.end(error)
+    if (cause := input_error(error)) is not None:
+        return f"\nerror: {message(cause)}"
+    if log is None or terminal.State.verbose:
+        return None
+    if isinstance(error, KeyboardInterrupt):
+        return "\nstopped; the same command goes on where it was"
+    return f"\nerror: {described(error)} {log}"
+
+
 def end_with_message(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the message of an input error alone: a ``sys.excepthook`` for command lines."""
-    if (cause := input_error(error)) is None:
+    """Print the last words of a command, or the traceback where there are none: a ``sys.excepthook``."""
+    if (words := last_words(error)) is None:
         sys.__excepthook__(kind, error, trace)
     else:
-        print(f"\nerror: {message(cause)}", file=sys.stderr)
+        print(words, file=sys.stderr)
 
 
 def message(error: BaseException) -> str:

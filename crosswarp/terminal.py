@@ -56,11 +56,12 @@ class OwnMessages(logging.Handler):
 
 
 def show_messages(verbose: bool = False) -> None:
-    """Show the library's own messages on the terminal, and nothing else.
+    """Show the library's own messages on the terminal, and nothing else; no log is written until one is named.
 
     Args:
         verbose: show everything, with times, as Python's logging does.
     """
+    close_log()
     root = logging.getLogger()
     noisy = [
         name for name in root.manager.loggerDict if name.startswith("monai")
@@ -130,6 +131,15 @@ def end_line() -> None:
     """Take the live line away, if there is one: something else ends the work."""
     if State.line is not None:
         State.line.stop()
+
+
+def end(error: BaseException) -> str | None:
+    """End what is shown with an error; returns the log file, which has its traceback, if there is one."""
+    end_line()
+    if State.log is None:
+        return None
+    logging.getLogger("traceback").error("The training ended.", exc_info=error)
+    return State.log.baseFilename
 
 
 class LiveLine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigParser
 
-from crosswarp.errors import input_error, plain_input_errors
+from crosswarp import terminal
+from crosswarp.errors import input_error, last_words, plain_input_errors
 from tests.trained_run import ROOT
 
 
@@ -72,3 +74,51 @@ def test_monais_command_line_says_what_is_wrong_in_one_line(
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 1 and ending in run.stderr
     assert ("Traceback" in run.stderr) == (ending == "Traceback"), run.stderr
+
+
+def failed_component() -> RuntimeError:
+    """What MONAI raises where a class of a config cannot be made."""
+    try:
+        try:
+            try:
+                json.loads(1 // 0)
+            except ZeroDivisionError as error:
+                raise RuntimeError(
+                    "Failed to instantiate component 'torch.optim.Adam' with keywords: lr"
+                ) from error
+        except RuntimeError as error:
+            raise RuntimeError("Failed to evaluate '$@train#trainer.run()'") from error
+    except RuntimeError as error:
+        return error
+
+
+@pytest.fixture
+def log(tmp_path):
+    terminal.show_messages()
+    terminal.write_log(tmp_path / "train.log")
+    yield tmp_path / "train.log"
+    terminal.close_log()
+    logging.getLogger().removeHandler(terminal.State.shown)
+
+
+def test_a_fault_in_a_training_is_one_line_and_the_log_has_the_traceback(log):
+    assert last_words(failed_component()) == (
+        "\nerror: torch.optim.Adam: ZeroDivisionError: integer division or modulo by zero. Correct what was "
+        f"given for it, or report it with {log}"
+    )
+    assert "Traceback" in log.read_text() and "1 // 0" in log.read_text()
+    words = last_words(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert words.startswith(
+        "\nerror: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB. Lower batch_size"
+    )
+    assert last_words(KeyboardInterrupt()) == "\nstopped; the same command goes on where it was"
+    assert last_words(ValueError("of the input")) == "\nerror: of the input"
+
+
+def test_without_a_log_and_with_everything_shown_there_is_a_traceback(log, monkeypatch):
+    monkeypatch.setattr(terminal.State, "verbose", True)
+    assert last_words(failed_component()) is None
+    terminal.close_log()
+    monkeypatch.setattr(terminal.State, "verbose", False)
+    assert last_words(failed_component()) is None
+    assert last_words(KeyboardInterrupt()) is None

@@ -44,9 +44,9 @@ def cohort(
         ValueError: for another source.
     """
     wanted = {key: value for key, value in locals().items() if key != "folder"} | {"kind": "knee"}
-    from tqdm import tqdm
 
     from ..data.knee import LABELS, MODALITIES, draw_knee, save_picture
+    from ..terminal import LiveLine
 
     if source not in MODALITIES:
         raise ValueError(f"Expected source in {MODALITIES}, got {source!r}.")
@@ -83,7 +83,7 @@ def cohort(
         "labels": {str(value): name for value, name in enumerate(LABELS)},
     }
     total = sum(count for sections in counts.values() for _, count, _ in sections)
-    with tqdm(total=total, desc="knee cohort", unit="image", delay=2) as progress:
+    with LiveLine("drawing knees", total, delay=2) as line:
         target = next(each for each in MODALITIES if each != source)
         for key, modality in (("source", source), ("target", target)):
             content[key] = {"name": modality, "channels": 1}
@@ -100,6 +100,6 @@ def cohort(
                         record["label"] = f"labels/{subject}.nii.gz"
                         save_picture(label, spacing, folder / record["label"])
                     records.append(record)
-                    progress.update()
+                    line.advance()
     path.write_text(json.dumps(content | {"cohort": wanted}, indent=1))
     return path

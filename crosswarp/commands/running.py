@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import plain_input_errors
 from ..runs.config import library_as_scripts, open_workflow, verbatim
+from ..terminal import show_messages
 
 
 @plain_input_errors()
@@ -30,8 +31,9 @@ def run_config(
         raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
     # MONAI passes over what is None, as if it had not been given
     chosen = {key: "$None" if value is None else value for key, value in overrides.items()}
+    show_messages(verbose=overrides.get("verbose") is True)
     with library_as_scripts():
-        workflow = open_workflow(files, **verbatim(given), **chosen)
+        workflow = open_workflow(files, logging_file=False, **verbatim(given), **chosen)
         workflow.initialize()
         workflow.run()
         workflow.finalize()

@@ -7,13 +7,16 @@ from typing import Any
 from ..places import ROOT
 
 
-def train(datalist: str, run: str, preset: str | None = None, **overrides: Any) -> None:
+def train(
+    datalist: str, run: str, preset: str | None = None, verbose: bool = False, **overrides: Any
+) -> None:
     """Train the whole chain, or what of it is not done: configs/train.json.
 
     Args:
         datalist: the data, as `prepare` writes them.
         run: the run's folder, a new one or one to go on with.
         preset: an overlay of the configs, such as `demo`.
+        verbose: show what else is said, which otherwise only the run's `train.log` holds.
         overrides: ids of the config, those of a stage as `--<stage>#<id> value`.
     """
     from .running import run_config
@@ -23,4 +26,4 @@ def train(datalist: str, run: str, preset: str | None = None, **overrides: Any) 
     if preset in overlays:
         files.append(overlays[preset])
     values = {"datalist": datalist, "run_dir": run, "preset": preset}
-    run_config(files, ROOT, values, overrides)
+    run_config(files, ROOT, values, overrides | ({"verbose": True} if verbose else {}))
