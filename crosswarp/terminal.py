@@ -56,7 +56,7 @@ class OwnMessages(logging.Handler):
 
 
 def show_messages(verbose: bool = False) -> None:
-    """Show the library's own messages on the terminal, and nothing else; no log is written until one is named.
+    """Show the library's own messages on the terminal, and nothing else; end the log that is written.
 
     Args:
         verbose: show everything, with times, as Python's logging does.
@@ -73,7 +73,7 @@ def show_messages(verbose: bool = False) -> None:
         logger.propagate = True
     State.verbose, State.shown = verbose, logging.StreamHandler(sys.stdout) if verbose else OwnMessages()
     _add(State.shown)
-    warnings.showwarning = show_warning
+    warnings.showwarning = show_warning  # type: ignore[assignment] # what else is given is not used
 
 
 def write_log(path: Path) -> None:

@@ -30,10 +30,11 @@ def run_config(
     if twice := sorted({"config_file", *given} & overrides.keys()):
         raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
     # MONAI passes over what is None, as if it had not been given
-    chosen = {key: "$None" if value is None else value for key, value in overrides.items()}
+    chosen: dict[str, Any] = {"logging_file": False}
+    chosen |= {key: "$None" if value is None else value for key, value in overrides.items()}
     show_messages(verbose=overrides.get("verbose") is True)
     with library_as_scripts():
-        workflow = open_workflow(files, logging_file=False, **verbatim(given), **chosen)
+        workflow = open_workflow(files, **verbatim(given), **chosen)
         workflow.initialize()
         workflow.run()
         workflow.finalize()

@@ -24,7 +24,7 @@ from .. import __version__
 from ..data import Datalist, check_datalist, check_people, datalist_digest
 from ..files import file_digest
 from ..terminal import show_messages, write_log
-from ..training import LAST_EPOCH, Checkpoints
+from ..training import LAST_EPOCH, Checkpoints, ThreadsByLoad
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, read_json, run_values, write_json
 from .config import check_overrides, running_parser
 from .published import copy_bundle_files, write_inference_config
@@ -199,6 +199,7 @@ class Stage:
         copy_bundle_files(self.bundle_root, self.folder)
         write_inference_config(self.bundle_root / INFERENCE, run_values(parser), self.folder)
         self._write_manifest(state="running", seconds=self._seconds)
+        ThreadsByLoad().fit()
         self._started = time.monotonic()
 
     def check_trained(self) -> None:

@@ -13,7 +13,7 @@ from monai.bundle import ConfigComponent, ConfigParser
 
 from ..wording import shown
 
-KINDS = {Integral: "a whole number", Real: "a number"}
+KINDS: dict[type, str] = {Integral: "a whole number", Real: "a number"}
 # what an id of a training config may be: kind, smallest and largest value
 LIMITS: dict[str, tuple[type, float, float]] = {
     **dict.fromkeys(("max_epochs", "steps_per_epoch", "val_interval", "batch_size"), (Integral, 1, 10**9)),
@@ -51,13 +51,12 @@ def check_values(*parsers: ConfigParser) -> None:
 def number_faults(parser: ConfigParser) -> Iterator[str]:
     """What is no number, or too small or large; one line each."""
     for identifier, (kind, low, high) in LIMITS.items():
-        value = parser.get(identifier)
-        if (value is None and (identifier not in parser or identifier in NONE_ALLOWED)) or is_expression(
-            value
-        ):
+        value: Any = parser.get(identifier)
+        absent = value is None and (identifier not in parser or identifier in NONE_ALLOWED)
+        if absent or is_expression(value):
             continue
         is_kind = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
-        if not is_kind or not low <= value <= high:  # type: ignore[operator]
+        if not is_kind or not low <= value <= high:
             limit = f"from {low:g} to {high:g}" if high == 1 else f"of at least {low:g}"
             yield f"{identifier}: expected {KINDS[kind]} {limit}, got {shown(value)}"
 
@@ -74,13 +73,13 @@ def schedule_faults(parser: ConfigParser, identifier: str) -> Iterator[str]:
         return
     rates = values.get("max_lr")
     groups: list[Any] = [{"params": [torch.zeros(1)]} for _ in (rates if isinstance(rates, list) else [0])]
-    target = locate(str(ConfigComponent(config).resolve_module_name()))
+    target: Any = locate(str(ConfigComponent(config).resolve_module_name()))
     try:
-        target(torch.optim.SGD(groups, lr=1.0), **values)  # type: ignore[operator]
+        target(torch.optim.SGD(groups, lr=1.0), **values)
     except (ArithmeticError, TypeError, ValueError) as error:
         given = ", ".join(f"{key} {shown(value)}" for key, value in values.items())
         remedy = "train more epochs or steps" if isinstance(error, ArithmeticError) else "correct it"
-        yield f"{identifier}, a {target.__name__} of {given}: {error}; {remedy}"  # type: ignore[union-attr]
+        yield f"{identifier}, a {target.__name__} of {given}: {error}; {remedy}"
 
 
 def is_expression(value: Any) -> bool:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .pseudo_labels import PseudoLabels
     from .registration import PreparePairs
     from .result_checks import RegistrationCheck, SegmentationCheck
+    from .threads import ThreadsByLoad
 else:
     __getattr__, __dir__ = lazily(__name__, __file__)
 
@@ -50,6 +51,7 @@ __all__ = [
     "RegistrationCheck",
     "SeedEpochs",
     "SegmentationCheck",
+    "ThreadsByLoad",
     "TrainingError",
     "TrainingGuard",
     "ZipBatches",

@@ -135,3 +135,12 @@ def test_our_own_faults_keep_their_traceback(
     monkeypatch.setattr("crosswarp.commands.running.open_workflow", fault)
     with pytest.raises(KeyError, match="ours"):
         command(monkeypatch, "evaluate", "--run", run)
+
+
+def test_waiting_threads_spin_briefly_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "5")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "")
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "no such command")
+    assert (os.environ["OMP_WAIT_POLICY"], os.environ["GOMP_SPINCOUNT"]) == ("PASSIVE", "5")

@@ -19,7 +19,10 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-import scripts.runs  # by this name the configs know the library
+import scripts.data.readers  # by this name the configs know the library
+import scripts.files
+import scripts.runs.chain
+import scripts.runs.training_statistics
 import scripts.training
 from crosswarp.errors import input_error, plain_input_errors
 from crosswarp.files import file_digest
