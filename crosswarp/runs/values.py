@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
 from numbers import Integral, Real
 from pydoc import locate
 from typing import Any
@@ -55,7 +54,7 @@ def number_faults(parser: ConfigParser) -> Iterator[str]:
         absent = value is None and (identifier not in parser or identifier in NONE_ALLOWED)
         if absent or is_expression(value):
             continue
-        is_kind = isinstance(value, kind) and not isinstance(value, bool) and isfinite(value)
+        is_kind = isinstance(value, kind) and not isinstance(value, bool)
         if not is_kind or not low <= value <= high:
             limit = f"from {low:g} to {high:g}" if high == 1 else f"of at least {low:g}"
             yield f"{identifier}: expected {KINDS[kind]} {limit}, got {shown(value)}"
