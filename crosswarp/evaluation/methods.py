@@ -1,9 +1,9 @@
-"""What the evaluation asks of a registration method, and the method of a run."""
+"""What the evaluation asks of a registration method, and the run that is evaluated as such a method."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import nan
@@ -13,8 +13,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..inference.registrar import load
+from ..inference.runner import MODALITIES, Runner, SegmentedOnce
 from ..metrics import MeasuredImage
-from ..networks import SegmentAndRegister
+from ..networks import Prediction
+from ..runs.bundle import INFERENCE
+from ..runs.config import check_ids, read_config
+
+_PROBABILITIES = "probabilities"  # in what is prepared of an image
 
 
 class RegistrationMethod(Protocol):
@@ -39,35 +45,83 @@ class RegistrationMethod(Protocol):
         """Register prepared images; the maps moving_to_fixed and fixed_to_moving, ``[B, D, *spatial]``."""
 
 
-class LabelRegistration:
-    """Registration through predicted labels, with the networks of a run.
+class TrainedRun:
+    """The run that is evaluated, as its inference config says.
 
     Args:
-        network: segments and registers.
-        target: the segmentation network for target images, ``"target"`` or ``"source"`` as it is.
+        run_dir: the run's folder.
+        device: where to compute.
+        overrides: ids of the inference config and other values for them.
     """
 
-    def __init__(self, network: SegmentAndRegister, target: str = "target") -> None:
-        self.network, self.networks = network, {"source": "source", "target": target}
+    def __init__(
+        self, run_dir: str, device: torch.device | str = "cpu", overrides: Mapping[str, Any] | None = None
+    ) -> None:
+        self.run_dir, self.device, self.overrides = Path(run_dir), torch.device(device), dict(overrides or {})
+
+    def check(self) -> None:
+        """Check the overrides.
+
+        Raises:
+            ValueError: naming every id that the inference config does not have.
+        """
+        check_ids(self.overrides, read_config(self.run_dir / INFERENCE), str(self.run_dir / INFERENCE))
+
+    def runner(self) -> Runner:
+        """The inference config at work on moving source and fixed target images, just as a user gets it."""
+        return load(self.run_dir, self.device, **self.overrides).runner(*MODALITIES)
+
+
+class LabelRegistration:
+    """Registration through predicted labels, with the networks of a run and by its inference config.
+
+    Args:
+        trained: the run.
+    """
+
+    runner: Runner
+
+    def __init__(self, trained: TrainedRun) -> None:
+        self.trained = trained
 
     def unavailable(self) -> str | None:
         """Nothing is missing."""
         return None
 
     def load(self) -> None:
-        """The network is given."""
+        """Read the networks."""
+        self.runner = self.trained.runner()
 
-    def prepare(self, image: MeasuredImage, modality: str) -> Tensor:
+    def probabilities(self, image: MeasuredImage, modality: str) -> Tensor:
         """Class probabilities ``[K, *spatial]``, on the CPU."""
-        device = next(self.network.parameters()).device
-        return self.network.segment(image.image[None].to(device), self.networks[modality])[0].cpu()
+        return self.runner.segment(image.image[None], modality)[0].cpu()
 
-    def register(self, moving: Sequence[Tensor], fixed: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Register class probabilities."""
-        device = next(self.network.parameters()).device
-        return self.network.register(
-            torch.stack(list(moving)).to(device), torch.stack(list(fixed)).to(device)
-        )
+    def prepare(self, image: MeasuredImage, modality: str) -> dict[Any, Any]:
+        """What the config's preprocessing made of the image, and its class probabilities."""
+        return {**image.item, _PROBABILITIES: self.probabilities(image, modality)}
+
+    def register(
+        self, moving: Sequence[Mapping[Any, Any]], fixed: Sequence[Mapping[Any, Any]]
+    ) -> tuple[Tensor, Tensor]:
+        """Register source to target images; both maps are those of this one registration."""
+        network, sides = SegmentedOnce(self.runner.network), []
+        for modality, images in zip(MODALITIES, (moving, fixed), strict=True):
+            known = [image[_PROBABILITIES] for image in images]
+            network.keep([image["image"] for image in images], modality, known)
+            sides.append([{k: v for k, v in image.items() if k != _PROBABILITIES} for image in images])
+        pairs = [self.runner.pair(*pair) for pair in zip(*sides, strict=True)]
+        found = Prediction.split(self.runner.predict(pairs, network))
+        return found.moving_to_fixed, found.fixed_to_moving
+
+    def label(self, image: MeasuredImage, probabilities: Tensor) -> Tensor:
+        """The predicted label ``[1, *spatial]``, uint8, by the config's postprocessing.
+
+        Args:
+            image: the image.
+            probabilities: ``[K, *spatial]``.
+        """
+        result = self.runner.segmented(dict(image.item), image.item["image"], probabilities[None])
+        return result["moving_label"].as_subclass(Tensor)
 
 
 @dataclass

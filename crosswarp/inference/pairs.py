@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from math import lcm
 from pathlib import Path
 
 from ..data.checks import image_faults, label_faults, read_facts, warn_of_missing_spacing
@@ -139,25 +138,3 @@ def file_faults(
                 faults += label_faults({"image": record[image], "label": record[key]}, num_classes, known)
     warn_of_missing_spacing({path: fact for key in channels for path, fact in facts[key].items()})
     return list(dict.fromkeys(faults))
-
-
-def spread_pairs(first: int, second: int, max_pairs: int | None = None) -> list[tuple[int, int]]:
-    """Choose pairs of the members of two groups so that all are used, each about as often as the others.
-
-    Args:
-        first: members of the first group.
-        second: members of the second group.
-        max_pairs: most pairs; None for all of them.
-
-    Returns:
-        distinct pairs of numbers. The two groups are run through side by side, shifted by one whenever the
-        same pairs would come again; so from `max(first, second)` pairs on, every member is used.
-
-    Raises:
-        ValueError: for a `max_pairs` below 1.
-    """
-    if max_pairs is not None and max_pairs < 1:
-        raise ValueError(f"Expected at least one pair or null for all pairs, got max_pairs {max_pairs}.")
-    total = first * second
-    count = total if max_pairs is None else min(max_pairs, total)
-    return [(i % first, (i + i // lcm(first, second)) % second) for i in range(count)]

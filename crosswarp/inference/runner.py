@@ -233,16 +233,18 @@ class Runner:
             key: what it will be in pairs, ``"moving"`` or ``"fixed"``.
 
         Returns:
-            what :meth:`preprocess` makes of it, without the image on its own grid.
+            what :meth:`preprocess` makes of it, without the image on its own grid; ``image`` is what the
+            network is given of it, ``[C, *spatial]``.
         """
-        item = self.preprocess({key: image})
-        return {key: value for key, value in item.items() if key not in ("moving", "fixed")}
+        keys = ("moving", "fixed")
+        item, other = self.preprocess({key: image}), keys[1 - keys.index(key)]
+        own = {name: value for name, value in item.items() if name != key and not str(name).startswith(other)}
+        return own | {"image": self.network_input(item, keys.index(key))}
 
     def pair(self, moving: Item, fixed: Item) -> Item:
         """Put a pair together from two images that were prepared as its moving and its fixed one."""
-        item = {key: (fixed if str(key).startswith("fixed") else moving)[key] for key in moving}
-        images = self.network_input(moving, 0), self.network_input(fixed, 1)
-        return item | {"image": torch.cat([image.as_subclass(Tensor) for image in images])}
+        images = [item["image"].as_subclass(Tensor) for item in (moving, fixed)]
+        return {**fixed, **moving, "image": torch.cat(images)}
 
     def network_input(self, item: Item, place: int = 0) -> MetaTensor:
         """What the network is given of the image of an item that stands for both, ``[C, *spatial]``."""

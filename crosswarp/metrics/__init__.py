@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .landmarks import target_registration_error
     from .overlap import dice_per_class, warp_labels
     from .rows import (
+        OURS,
         MeasuredImage,
         Row,
         registration_rows,
@@ -17,32 +18,32 @@ if TYPE_CHECKING:
         representative_pairs,
         segmentation_rows,
     )
-    from .statistics import bootstrap_interval, compare_methods, comparison_table
-    from .summary import aligned, format_table, summarise, summary_tables
+    from .statistics import bootstrap_interval, compare_methods
+    from .summary import grouped, means, sample_means, summarise
     from .surface import surface_distances
     from .validation import FoldPercent, MeanLoss, RegistrationDice, image_meta
 else:
     __getattr__, __dir__ = lazily(__name__, __file__)
 
 __all__ = [
+    "OURS",
     "FoldPercent",
     "MeanLoss",
     "MeasuredImage",
     "RegistrationDice",
     "Row",
-    "aligned",
     "bootstrap_interval",
     "compare_methods",
-    "comparison_table",
     "dice_per_class",
-    "format_table",
+    "grouped",
     "image_meta",
+    "means",
     "registration_rows",
     "representative_images",
     "representative_pairs",
+    "sample_means",
     "segmentation_rows",
     "summarise",
-    "summary_tables",
     "surface_distances",
     "target_registration_error",
     "warp_labels",

@@ -17,6 +17,7 @@ from .overlap import dice_per_class, warp_labels
 from .surface import surface_distances
 
 Row = dict[str, Any]
+OURS = "crosswarp"  # the method that is evaluated, among those it is compared with
 
 
 @dataclass
@@ -31,6 +32,7 @@ class MeasuredImage:
         grid: where it lies in space.
         label: the manual label ``[1, *spatial]``, class of every point; None where there is none.
         landmarks: name -> point ``[D]``, mm in LPS.
+        item: all that the inference config makes of it, ``image`` among that.
     """
 
     name: str
@@ -40,6 +42,7 @@ class MeasuredImage:
     grid: Grid
     label: torch.Tensor | None = None
     landmarks: Mapping[str, Points] = field(default_factory=dict)
+    item: Mapping[Any, Any] = field(default_factory=dict)
 
 
 def registration_rows(
@@ -48,7 +51,7 @@ def registration_rows(
     moving_to_fixed: torch.Tensor,
     fixed_to_moving: torch.Tensor,
     label_names: Sequence[str],
-    method: str = "crosswarp",
+    method: str = OURS,
     seconds: float = nan,
     memory_mib: float = nan,
 ) -> list[Row]:
@@ -172,7 +175,7 @@ def representative_pairs(rows: Iterable[Row]) -> list[Row]:
         Up to three rows ``{"rank", "direction", "moving", "fixed", "dice"}``, the worst first; fewer where
         there are fewer pairs.
     """
-    registered = (row for row in rows if row["kind"] == "registration" and row["method"] == "crosswarp")
+    registered = (row for row in rows if row["kind"] == "registration" and row["method"] == OURS)
     return _representative(registered, "direction", "moving", "fixed")
 
 

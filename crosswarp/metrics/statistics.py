@@ -12,7 +12,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.stats import wilcoxon
 
-from .rows import Row
+from .rows import OURS, Row
 
 BOTH = "both"
 Array = NDArray[np.float64]
@@ -101,7 +101,7 @@ def _by_subjects(values: Array, first: ArrayLike, second: ArrayLike) -> tuple[Ar
     return total, count
 
 
-def compare_methods(rows: Iterable[Row], reference: str = "crosswarp") -> list[Row]:
+def compare_methods(rows: Iterable[Row], reference: str = OURS) -> list[Row]:
     """Compare methods with one of them on the same pairs, by Dice averaged over the classes of each pair.
 
     Args:
@@ -155,27 +155,3 @@ def compare_methods(rows: Iterable[Row], reference: str = "crosswarp") -> list[R
             entry["p_holm"] = p
         compared += entries
     return compared
-
-
-def comparison_table(compared: Sequence[Row]) -> list[list[str]]:
-    """Lay a comparison out as a table of text, a header and the rows.
-
-    Args:
-        compared: what :func:`compare_methods` returns.
-    """
-
-    def interval(row: Row, key: str) -> str:
-        if f"{key}_mean" not in row or isnan(row[f"{key}_mean"]):
-            return ""
-        text = f"{row[f'{key}_mean']:{'+' * (key == 'difference')}.3f}"
-        low, high = row[f"{key}_low"], row[f"{key}_high"]
-        return text if isnan(low) else f"{text} [{low:.3f}, {high:.3f}]"
-
-    ahead = f"{compared[0]['method']} ahead by [95 %]" if compared else ""
-    table = [["direction", "method", "pairs", "Dice [95 %]", ahead, "p (Holm)"]]
-    for row in compared:
-        p = "" if "p_holm" not in row else f"{row['p_holm']:.2g}"
-        direction = row["direction"].replace("_to_", " to ")
-        cells = [interval(row, "dice"), interval(row, "difference"), p]
-        table.append([direction, row["method"], str(row["pairs"]), *cells])
-    return table

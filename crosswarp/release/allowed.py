@@ -53,6 +53,9 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
     **{f"scripts.inference.{module}": (object,) for module in ("save_quality", "serving", "transforms")},
     "scripts.runs.chain.Chain": (object,),
     "scripts.evaluation.evaluation.Evaluation": (object,),
+    "scripts.evaluation.images.EvaluatedImages": (object,),
+    "scripts.evaluation.measure.Measure": (object,),
+    "scripts.evaluation.methods.TrainedRun": (object,),
     "scripts.runs.stage.Stage": (object,),
 }
 
@@ -81,7 +84,7 @@ FUNCTIONS = {
     "scripts.metrics.validation.image_meta",
     *("scripts.runs.bundle.check_data_fit", "scripts.runs.bundle.load_network"),
     *("scripts.runs.bundle.start_from", "scripts.runs.config.read_config"),
-    *("scripts.runs.chain.data_of_run", "scripts.evaluation.evaluation.evaluated_records"),
+    *("scripts.runs.chain.data_of_run", "scripts.evaluation.images.evaluated_records"),
 }
 # which of their arguments are places of what is run or written, by position
 PATHS: dict[str, tuple[int, ...]] = {

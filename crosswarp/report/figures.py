@@ -23,15 +23,14 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from ..spatial import jacobian_determinant
+from .tables import EVALUATED, Groups
 
 Array = NDArray[Any]
 Slice = tuple[EllipsisType] | tuple[EllipsisType, int]
 Layer = Callable[[Axes], Any]
-Groups = Mapping[str, Mapping[str, Sequence[float]]]
 
 # After Okabe & Ito (2008): told apart with any colour vision, and on grey. Blue is kept for measurements.
 CLASS_COLOURS = ("#e69f00", "#56b4e9", "#00b884", "#e377c2", "#f0e442", "#ff5a36")
-EVALUATED = ("source", "target", "crosswarp")  # what is compared with them is grey
 _INK, _MUTED, _LINE, _ACCENT = "#1f2933", "#7b8794", "#dfe4e9", "#0b66a8"
 
 FOLD_COLOUR = "#ff00c8"

@@ -1,18 +1,18 @@
-"""Measurements arranged for reading: tables of text, and the values behind box plots.
+"""Measurements arranged for reading: tables of text for page and terminal, and the values behind box plots.
 
-Rows may lack measurements, such as landmark errors; a column without any value is left out.
+What is shown is computed in ``metrics``. Rows may lack measurements, such as landmark errors; a column
+without any value is left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan, nan
-from statistics import fmean
 from typing import Any, NamedTuple
 
-from ..metrics import Row
-from .figures import EVALUATED, Groups
+from ..metrics import OURS, Row, grouped, means, sample_means
 
+EVALUATED = ("source", "target", OURS)  # what is compared with them
 # measurement -> heading, decimals
 OVERLAP = {"dice": ("Dice", 3), "hd95_mm": ("HD95 (mm)", 2), "assd_mm": ("ASSD (mm)", 2)}
 LANDMARKS = {"tre_mm": ("TRE (mm)", 2)}
@@ -24,12 +24,13 @@ DEFORMATION = {
     "memory_mib": ("Memory (MiB)", 0),
 }
 MEASURES = OVERLAP | LANDMARKS | DEFORMATION
-OURS = "crosswarp"
-_NAMES = ("kind", "modality", "network", "image", "subject", "method", "direction")
-_PAIR_NAMES = ("moving", "fixed", "moving_subject", "fixed_subject")
 _COMPARED = {"segmentation": "Network", "registration": "Method"}
 _COUNTED = {"segmentation": "Images", "registration": "Pairs"}
-_DASH, _INTERVAL = "–", "95 % interval"
+_SIDES = ("moving", "fixed")
+_DASH, _INTERVAL, _BEFORE = "–", "95 % interval", "unregistered_"
+FIGURE_SPACE = "\u2007"  # as wide as a figure
+
+Groups = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 class Table(NamedTuple):
@@ -51,27 +52,46 @@ def group_name(row: Row) -> str:
 
 def condition_name(row: Row) -> str:
     """What is compared: the network, or the method."""
-    return row["network"] if row["kind"] == "segmentation" else row.get("method", OURS)
+    return row["network"] if row["kind"] == "segmentation" else row["method"]
 
 
-def summary_table(summary: Iterable[Row], kind: str) -> Table:
+def overview(summary: Sequence[Row], comparison: Sequence[Row] = ()) -> dict[str, Table]:
+    """What the terminal shows of an evaluation: tables by their titles, those without a line left out.
+
+    Args:
+        summary: what :func:`~crosswarp.metrics.summary.summarise` returns.
+        comparison: see :func:`comparison_table`.
+    """
+    spread = "mean ± standard deviation over the"
+    tables = {
+        f"Segmentation, {spread} images": summary_table(summary, "segmentation", by_class=True),
+        f"Registration, {spread} pairs": summary_table(summary, "registration", by_class=True),
+        f"Deformation and cost, {spread} pairs": deformation_table(summary),
+        "Comparison on the same pairs, Dice averaged over the classes": comparison_table(comparison),
+    }
+    return {title: table for title, table in tables.items() if table.groups and len(table.header) > 1}
+
+
+def summary_table(summary: Iterable[Row], kind: str, by_class: bool = False) -> Table:
     """Lay out the means over all images or pairs; a registration stands below the same pairs unregistered.
 
     Args:
         summary: what :func:`~crosswarp.metrics.summary.summarise` returns.
         kind: ``"segmentation"`` or ``"registration"``.
+        by_class: whether the Dice of each class has a column, too.
     """
+    rows = [row for row in summary if row["kind"] == kind]
+    classes = [name for name in dict.fromkeys(row["class"] for row in rows) if by_class and name != "mean"]
     measures = OVERLAP | LANDMARKS
     groups: dict[str, list[list[str]]] = {}
-    for row in _overall(summary, kind):
-        lines = groups.setdefault(group_name(row), [])
-        before = {
-            key.removeprefix("unregistered_"): row[key] for key in row if key.startswith("unregistered_")
-        }
-        if before and not lines:
-            lines.append(_line("unregistered", before | {"n": row["n"]}, measures))
-        lines.append(_line(condition_name(row), row, measures))
-    return _table(_header(_COMPARED[kind], kind, measures), groups)
+    for own in grouped(rows, "modality", "network", "direction", "method").values():
+        found = {row["class"]: row for row in own}
+        cells = [found.get(name, {}) for name in (*classes, "mean")]
+        lines = groups.setdefault(group_name(own[0]), [])
+        if f"{_BEFORE}dice_mean" in cells[-1] and not lines:
+            lines.append(_line("unregistered", [_unregistered(row) for row in cells], measures))
+        lines.append(_line(condition_name(own[0]), cells, measures))
+    return _table(_header(_COMPARED[kind], kind, measures, classes), groups)
 
 
 def deformation_table(summary: Iterable[Row]) -> Table:
@@ -81,7 +101,7 @@ def deformation_table(summary: Iterable[Row]) -> Table:
         summary: what :func:`~crosswarp.metrics.summary.summarise` returns.
     """
     groups: dict[str, list[list[str]]] = {}
-    for row in _overall(summary, "registration"):
+    for row in (row for row in summary if row["kind"] == "registration" and row["class"] == "mean"):
         line = [_cell(row, key, decimals) for key, (_, decimals) in DEFORMATION.items()]
         groups.setdefault(group_name(row), []).append([condition_name(row), *line])
     return _table(["Method", *(heading for heading, _ in DEFORMATION.values())], groups)
@@ -91,9 +111,7 @@ def comparison_table(compared: Iterable[Row]) -> Table:
     """Lay out the paired comparison of our method with others.
 
     Args:
-        compared: for each direction and method ``pairs``, ``dice_mean``, ``dice_low`` and ``dice_high``, and,
-            but for our own method, ``difference_mean`` (our Dice minus the other's), ``difference_low``,
-            ``difference_high`` and ``p_holm``.
+        compared: what :func:`~crosswarp.metrics.statistics.compare_methods` returns.
     """
     groups: dict[str, list[list[str]]] = {}
     for row in compared:
@@ -104,7 +122,7 @@ def comparison_table(compared: Iterable[Row]) -> Table:
         ]
         line += [f"{row['p_holm']:.2g}" if "p_holm" in row else _DASH]
         groups.setdefault(row["direction"].replace("_to_", " to "), []).append(line)
-    return _table(["Method", "Pairs", "Dice", _INTERVAL, "crosswarp ahead by", _INTERVAL, "p (Holm)"], groups)
+    return _table(["Method", "Pairs", "Dice", _INTERVAL, f"{OURS} ahead by", _INTERVAL, "p (Holm)"], groups)
 
 
 def class_table(summary: Iterable[Row], kind: str) -> Table:
@@ -116,7 +134,7 @@ def class_table(summary: Iterable[Row], kind: str) -> Table:
     """
     groups: dict[str, list[list[str]]] = {}
     for row in (row for row in summary if row["kind"] == kind):
-        line = [*_line(row["class"], row, OVERLAP), _cell(row, "unregistered_dice", 3)]
+        line = [*_line(row["class"], [row], OVERLAP), _cell(row, f"{_BEFORE}dice", 3)]
         groups.setdefault(f"{group_name(row)}, {condition_name(row)}", []).append(line)
     return _table([*_header("Class", kind, OVERLAP), "Dice, unregistered"], groups)
 
@@ -124,40 +142,41 @@ def class_table(summary: Iterable[Row], kind: str) -> Table:
 def segmentation_subjects(rows: Iterable[Row]) -> Table:
     """Lay out the mean Dice of each subject in each class, of the networks that are evaluated."""
     rows = [row for row in rows if row["kind"] == "segmentation" and row["network"] in EVALUATED]
-    rows = [row for row in rows if row.get("subject") is not None]
     classes = list(dict.fromkeys(row["class"] for row in rows))
+    by_class = {
+        (row["modality"], row["subject"], row["class"]): row["dice"]
+        for row in means(rows, "modality", "subject", "class")
+    }
     groups: dict[str, list[list[str]]] = {}
-    for (modality, subject), own in _by(rows, "modality", "subject").items():
-        images = sample_means(own)
-        dice = [_mean(row["dice"] for row in own if row["class"] == name) for name in classes]
-        line = [str(subject), str(len(images)), *(_text(value, 3) for value in dice)]
-        groups.setdefault(modality, []).append([*line, _text(_mean(row["dice"] for row in images), 3)])
+    for row in means(sample_means(rows), "modality", "subject"):
+        names = row["modality"], row["subject"]
+        dice = [*(by_class.get((*names, name), nan) for name in classes), row["dice"]]
+        line = [str(row["subject"]), str(row["n"]), *(_text(value, 3) for value in dice)]
+        groups.setdefault(row["modality"], []).append(line)
     return _table(["Subject", "Images", *classes, "mean"], groups)
 
 
 def registration_subjects(rows: Iterable[Row]) -> Table:
     """Lay out our mean Dice and landmark error over each subject's pairs, as moving and as fixed."""
-    pairs = [row for row in sample_means(ours(rows)) if row["kind"] == "registration"]
-    sides = ("moving", "fixed")
-    by_image: dict[tuple[str, str], dict[str, list[Row]]] = {}
-    for row in pairs:
-        modalities = row["direction"].partition("_to_")[::2]
-        for side, modality in zip(sides, modalities, strict=True):
-            if row.get(f"{side}_subject") is not None:
-                own = by_image.setdefault((modality, row[f"{side}_subject"]), {side: [] for side in sides})
-                own[side].append(row)
+    pairs = sample_means(row for row in ours(rows) if row["kind"] == "registration")
+    measured = [
+        {_member(row, side): row for row in means(pairs, "direction", f"{side}_subject")} for side in _SIDES
+    ]
     groups: dict[str, list[list[str]]] = {}
-    for (modality, subject), own in by_image.items():
+    for member in dict.fromkeys(_member(row, side) for row in pairs for side in _SIDES):
+        modality, subject = member
         line = [str(subject)]
-        for side in sides:
-            means = {key: _mean(row.get(key, nan) for row in own[side]) for key in ("dice", "tre_mm")}
-            count = str(len(own[side])) if own[side] else _DASH
-            line += [count, _text(means["dice"], 3), _text(means["tre_mm"], 2)]
+        for row in (side.get(member, {}) for side in measured):
+            line += [str(row.get("n", _DASH)), _text(row.get("dice", nan), 3)]
+            line.append(_text(row.get("tre_mm", nan), 2))
         groups.setdefault(modality, []).append(line)
-    return _table(
-        ["Subject", *(f"{what}, as {side}" for side in sides for what in ("Pairs", "Dice", "TRE (mm)"))],
-        groups,
-    )
+    columns = (f"{what}, as {side}" for side in _SIDES for what in ("Pairs", "Dice", "TRE (mm)"))
+    return _table(["Subject", *columns], groups)
+
+
+def _member(pair: Row, side: str) -> tuple[str, str]:
+    """Modality and subject of one side of a pair."""
+    return pair["direction"].partition("_to_")[2 * _SIDES.index(side)], pair[f"{side}_subject"]
 
 
 def pair_table(rows: Sequence[Row]) -> Table:
@@ -166,7 +185,7 @@ def pair_table(rows: Sequence[Row]) -> Table:
     Args:
         rows: of each class of the pair.
     """
-    measures = {"unregistered_dice": ("Dice, unregistered", 3)} | OVERLAP
+    measures = {f"{_BEFORE}dice": ("Dice, unregistered", 3)} | OVERLAP
     lines = [
         [row["class"], *(_text(row.get(key, nan), decimals) for key, (_, decimals) in measures.items())]
         for row in rows
@@ -176,7 +195,7 @@ def pair_table(rows: Sequence[Row]) -> Table:
 
 def pair_facts(row: Row) -> dict[str, str]:
     """What was measured on a pair as a whole: heading -> value."""
-    measures = {"unregistered_tre_mm": ("TRE, unregistered (mm)", 2)} | LANDMARKS | DEFORMATION
+    measures = {f"{_BEFORE}tre_mm": ("TRE, unregistered (mm)", 2)} | LANDMARKS | DEFORMATION
     facts = {heading: _text(row.get(key, nan), decimals) for key, (heading, decimals) in measures.items()}
     return {heading: value for heading, value in facts.items() if value != _DASH}
 
@@ -203,15 +222,15 @@ def training_table(stages: Mapping[str, Mapping[str, Any]]) -> Table:
 def dice_facets(rows: Sequence[Row], kind: str) -> dict[str, Groups]:
     """The Dice of every image or pair: class -> group -> what is compared -> values; the mean comes last."""
     rows = [row for row in rows if row["kind"] == kind]
-    facets = {name: _grouped(own, "dice") for (name,), own in _by(rows, "class").items()}
-    facets["mean over classes"] = _grouped(sample_means(rows), "dice")
+    facets = {name: _values(own, "dice") for (name,), own in grouped(rows, "class").items()}
+    facets["mean over classes"] = _values(sample_means(rows), "dice")
     return {name: groups for name, groups in facets.items() if groups}
 
 
 def measure_facets(rows: Sequence[Row], kind: str) -> dict[str, Groups]:
     """What else was measured on every image or pair, as :func:`dice_facets`; not what is the same for all."""
-    samples = [row for row in sample_means(rows) if row["kind"] == kind]
-    facets = {heading: _grouped(samples, key) for key, (heading, _) in MEASURES.items() if key != "dice"}
+    samples = sample_means(row for row in rows if row["kind"] == kind)
+    facets = {heading: _values(samples, key) for key, (heading, _) in MEASURES.items() if key != "dice"}
     return {
         heading: groups
         for heading, groups in facets.items()
@@ -224,24 +243,12 @@ def ours(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if row.get("method", OURS) == OURS]
 
 
-def sample_means(rows: Iterable[Row]) -> list[Row]:
-    """Average the measurements of every image or pair over its classes; what is NaN is left out."""
-    means = []
-    for own in _by(rows, *_NAMES, "moving", "fixed").values():
-        names = {key: own[0][key] for key in (*_NAMES, *_PAIR_NAMES) if key in own[0]}
-        measured = dict.fromkeys(
-            key for row in own for key in row if key.removeprefix("unregistered_") in MEASURES
-        )
-        means.append(names | {key: _mean(row.get(key, nan) for row in own) for key in measured})
-    return means
-
-
-def _grouped(rows: Iterable[Row], key: str) -> Groups:
+def _values(rows: Iterable[Row], key: str) -> Groups:
     """Group -> what is compared -> what was measured; unregistered pairs count once, not for each method."""
     groups: dict[str, dict[str, dict[tuple, float]]] = {}
     for row in rows:
         sample = (row.get("image"), row.get("moving"), row.get("fixed"))
-        for condition, name in (("unregistered", f"unregistered_{key}"), (condition_name(row), key)):
+        for condition, name in (("unregistered", f"{_BEFORE}{key}"), (condition_name(row), key)):
             value = row.get(name, nan)
             if not isnan(value):
                 groups.setdefault(group_name(row), {}).setdefault(condition, {})[sample] = value
@@ -251,26 +258,25 @@ def _grouped(rows: Iterable[Row], key: str) -> Groups:
     }
 
 
-def _by(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
-    """The rows by what the keys name."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(key) for key in keys), []).append(row)
-    return groups
+def _unregistered(row: Row) -> Row:
+    """What was measured before registration, as if it had been after it."""
+    before = {key.removeprefix(_BEFORE): row[key] for key in row if key.startswith(_BEFORE)}
+    return before | {key: row[key] for key in ("n",) if key in row}
 
 
-def _overall(summary: Iterable[Row], kind: str) -> list[Row]:
-    return [row for row in summary if row["kind"] == kind and row["class"] == "mean"]
-
-
-def _header(first: str, kind: str, measures: Mapping[str, tuple[str, int]]) -> list[str]:
+def _header(
+    first: str, kind: str, measures: Mapping[str, tuple[str, int]], classes: Sequence[str] = ()
+) -> list[str]:
     dice, *others = (heading for heading, _ in measures.values())
-    return [first, _COUNTED[kind], dice, _INTERVAL, *others]
+    overlap = [f"{dice}, {name}" for name in (*classes, "mean")] if classes else [dice]
+    return [first, _COUNTED[kind], *overlap, _INTERVAL, *others]
 
 
-def _line(name: str, row: Row, measures: Mapping[str, tuple[str, int]]) -> list[str]:
-    dice, *others = (_cell(row, key, decimals) for key, (_, decimals) in measures.items())
-    return [name, str(row["n"]), dice, _interval(row, "dice"), *others]
+def _line(name: str, rows: Sequence[Row], measures: Mapping[str, tuple[str, int]]) -> list[str]:
+    """Dice of all rows, and what else was measured of the last of them."""
+    dice, *others = (_cell(rows[-1], key, decimals) for key, (_, decimals) in measures.items())
+    overlap = [*(_cell(row, "dice", 3) for row in rows[:-1]), dice]
+    return [name, str(rows[-1]["n"]), *overlap, _interval(rows[-1], "dice"), *others]
 
 
 def _interval(row: Row, key: str) -> str:
@@ -288,11 +294,6 @@ def _text(value: float, decimals: int) -> str:
     return _DASH if isnan(value) else f"{value:.{decimals}f}"
 
 
-def _mean(values: Iterable[float]) -> float:
-    measured = [value for value in values if not isnan(value)]
-    return fmean(measured) if measured else nan
-
-
 def _table(header: list[str], groups: Mapping[str, list[list[str]]]) -> Table:
     """The table without empty columns; deviations get equal widths, so that right-aligned cells line up."""
     lines = [line for lines in groups.values() for line in lines]
@@ -301,7 +302,7 @@ def _table(header: list[str], groups: Mapping[str, list[list[str]]]) -> Table:
 
     def aligned(cell: str, width: int) -> str:
         mean, sign, spread = cell.partition("± ")
-        return mean + sign + spread.rjust(width, "\u2007") if sign else cell  # a space as wide as a figure
+        return mean + sign + spread.rjust(width, FIGURE_SPACE) if sign else cell
 
     return Table(
         [header[i] for i in kept],

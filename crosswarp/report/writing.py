@@ -21,10 +21,8 @@ from ..files import replacing
 from ..metrics import Row, summarise
 from .figures import (
     CLASS_COLOURS,
-    EVALUATED,
     FOLD_COLOUR,
     VOLUME_COLOURS,
-    Groups,
     box_figure,
     curves_figure,
     pair_panels,
@@ -32,6 +30,8 @@ from .figures import (
     segmentation_figure,
 )
 from .tables import (
+    EVALUATED,
+    Groups,
     class_table,
     comparison_table,
     condition_name,

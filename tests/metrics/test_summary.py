@@ -4,7 +4,7 @@ from math import isnan, nan, sqrt
 
 import pytest
 
-from crosswarp.metrics import format_table, summarise, summary_tables
+from crosswarp.metrics import means, sample_means, summarise
 
 
 def segmented(network: str, image: str, *dice: float) -> list[dict]:
@@ -76,39 +76,29 @@ def test_groups_are_kept_apart() -> None:
     assert registration["inverse_error_mm_sd"] == pytest.approx(0.4 * sqrt(2))
 
 
-def test_table_as_printed() -> None:
-    rows = [
-        *segmented("source as is", "1", 0.25, nan),
-        *segmented("target", "1", 0.75, 0.5),
-        *segmented("target", "2", 0.25, 0.5),
-        *registered("m1", (0.25, 0.5), (0.75, 1.0), 0.5),
+def test_sample_means_average_the_classes_of_each_image() -> None:
+    rows = segmented("source as is", "1", nan, 0.25) + segmented("target", "1", 0.25, 0.75)
+    rows += segmented("target", "2", nan, nan)
+    images = sample_means(rows)
+    assert [(row["image"], row["network"], row["dice"], row["n"]) for row in images[:2]] == [
+        ("1", "source as is", 0.25, 2),
+        ("1", "target", 0.5, 2),
     ]
-    for row in registered("m1", (0.25, 0.5), (0.5, 0.5), 0.25):
-        rows.append(row | {"method": "syn"})
-    printed = format_table(summarise(rows))
-    assert printed == (
-        "Segmentation: Dice, mean ± standard deviation\n"
-        "modality  network       images  femur          tibia          mean           95 %            "
-        "HD95 (mm)  ASSD (mm)\n"
-        "xray      source as is  1       0.250          -              0.250          -               "
-        "-          -\n"
-        "xray      target        2       0.500 ± 0.354  0.500 ± 0.000  0.500 ± 0.177  0.375 to 0.625  "
-        "-          -\n"
-        "\n"
-        "Registration: Dice, mean ± standard deviation\n"
-        "direction    method        pairs  femur  tibia  mean   95 %  HD95 (mm)  ASSD (mm)\n"
-        "dxa to xray  unregistered  1      0.250  0.500  0.375\n"
-        "dxa to xray  crosswarp     1      0.750  1.000  0.875  -     5.0        -\n"
-        "dxa to xray  syn           1      0.500  0.500  0.500  -     2.5        -\n"
-        "\n"
-        "Deformation: mean ± standard deviation\n"
-        "direction    method     TRE (mm)  folds %  SD log Jacobian  inverse error (mm)  seconds  MiB\n"
-        "dxa to xray  crosswarp  -         0.500    -                1.000               -        -\n"
-        "dxa to xray  syn        -         0.250    -                0.500               -        -\n"
+    assert isnan(images[2]["dice"]) and images[2]["subject"] == "2"
+    pair, other = sample_means(
+        registered("m1", (0.2, 0.4), (0.8, 1.0), 0.5) + registered("m2", (0, 0), (1, 1), 0)
     )
+    assert (pair["dice"], pair["unregistered_dice"]) == pytest.approx((0.9, 0.3))
+    assert (pair["moving_subject"], other["moving_subject"]) == ("m1", "m2") and "class" not in pair
+
+
+def test_means_over_whatever_rows_share() -> None:
+    rows = segmented("target", "1", 0.2, 0.4) + segmented("target", "2", nan, 0.8)
+    assert means(rows, "modality", "class") == [
+        {"modality": "xray", "class": "femur", "n": 2, "dice": 0.2},
+        {"modality": "xray", "class": "tibia", "n": 2, "dice": pytest.approx(0.6)},
+    ]
 
 
 def test_nothing_measured_gives_nothing() -> None:
-    assert summarise([]) == []
-    assert summary_tables([]) == {}
-    assert format_table([]) == ""
+    assert summarise([]) == means([], "class") == []

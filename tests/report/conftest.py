@@ -59,7 +59,8 @@ def registration_measurements() -> list[dict[str, Any]]:
         dxa, xray = ("dxa", "d1", "t1"), ("xray", f"x{i}", f"s{i}")
         for moving, fixed in ((dxa, xray), (xray, dxa)):
             pair = {
-                **{"kind": "registration", "direction": f"{moving[0]}_to_{fixed[0]}"},
+                **{"kind": "registration", "method": "crosswarp"},
+                **{"direction": f"{moving[0]}_to_{fixed[0]}"},
                 **{"moving": moving[1], "fixed": fixed[1]},
                 **{"moving_subject": moving[2], "fixed_subject": fixed[2]},
                 **{"unregistered_dice": 0.321, "tre_mm": 2.0 * i, "folds_percent": 0.0421 * i},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from monai.networks.utils import one_hot
@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from ...data import Datalist, load_datalist
 from ...data.people import name_key
 from ...metrics import MeasuredImage
-from ...networks import SegmentAndRegister
 from ...runs.bundle import load_network
-from ..methods import LabelRegistration
+from ..methods import LabelRegistration, TrainedRun
 from .training import Training
+
+
+def unequal_channels(data: Datalist) -> str | None:
+    """Why a network cannot be used that takes images of both modalities; None where it can."""
+    channels = data.source.channels, data.target.channels
+    return None if channels[0] == channels[1] else f"it needs images of equal channels, not {channels}"
 
 
 class IntensityRegistration:
@@ -34,8 +39,7 @@ class IntensityRegistration:
 
     def unavailable(self) -> str | None:
         """Says where the modalities have different channels."""
-        channels = self.data.source.channels, self.data.target.channels
-        return None if channels[0] == channels[1] else f"it needs images of equal channels, not {channels}"
+        return unequal_channels(self.data)
 
     def load(self) -> None:
         """Train the network, or read it where it is trained."""
@@ -58,43 +62,39 @@ class SourceAsIs(LabelRegistration):
     """The run without adaptation: its source network segments the target images, too.
 
     Args:
-        network: returns the run's network.
+        trained: the run.
         data: the run's; the modalities need equal channels.
     """
 
-    def __init__(self, network: Callable[[], SegmentAndRegister], data: Datalist) -> None:
-        self.data, self.networks, self.read = data, {"source": "source", "target": "source"}, network
+    def __init__(self, trained: TrainedRun, data: Datalist) -> None:
+        super().__init__(trained)
+        self.data = data
 
     def unavailable(self) -> str | None:
         """Says where the modalities have different channels."""
-        channels = self.data.source.channels, self.data.target.channels
-        return None if channels[0] == channels[1] else f"it needs images of equal channels, not {channels}"
+        return unequal_channels(self.data)
 
-    def load(self) -> None:
-        """Read the network."""
-        self.network = self.read()
+    def probabilities(self, image: MeasuredImage, modality: str) -> Tensor:
+        """Those of the source network."""
+        return super().probabilities(image, "source")
 
 
 class ManualLabels(LabelRegistration):
     """The run's registration network, given the manual labels: a bound for better segmentations.
 
     Args:
-        network: returns the run's network.
+        trained: the run.
         num_classes: classes, background included.
     """
 
-    def __init__(self, network: Callable[[], SegmentAndRegister], num_classes: int) -> None:
-        self.read, self.num_classes = network, num_classes
+    def __init__(self, trained: TrainedRun, num_classes: int) -> None:
+        super().__init__(trained)
+        self.num_classes = num_classes
 
-    def load(self) -> None:
-        """Read the network."""
-        self.network = self.read()
-
-    def prepare(self, image: MeasuredImage, modality: str) -> Tensor:
+    def probabilities(self, image: MeasuredImage, modality: str) -> Tensor:
         """The label one-hot, ``[K, *spatial]``; where there is none, what the run predicts."""
         if image.label is None:
-            device = next(self.network.parameters()).device
-            return self.network.segment(image.image[None].to(device), modality)[0].cpu()
+            return super().probabilities(image, modality)
         return one_hot(image.label[None], self.num_classes)[0].float()
 
 
@@ -102,21 +102,15 @@ class TargetLabels(LabelRegistration):
     """An upper bound: the run, but its target segmentation network was trained with labels of target images.
 
     Args:
-        network: returns the run's network.
+        trained: the run.
         training: of a segmentation network of the target modality.
         data: the run's.
         labels: a datalist whose *source* is the run's target modality, with labels; None where there is none.
     """
 
-    def __init__(
-        self,
-        network: Callable[[], SegmentAndRegister],
-        training: Training,
-        data: Datalist,
-        labels: str | None,
-    ) -> None:
-        self.read, self.training, self.data, self.labels = network, training, data, labels
-        self.networks = {"source": "source", "target": "target"}
+    def __init__(self, trained: TrainedRun, training: Training, data: Datalist, labels: str | None) -> None:
+        super().__init__(trained)
+        self.training, self.data, self.labels = training, data, labels
         self.digest = ""
 
     def unavailable(self) -> str | None:
@@ -147,6 +141,6 @@ class TargetLabels(LabelRegistration):
     def load(self) -> None:
         """Train the segmentation network, or read it where it is trained."""
         self.digest = self.training.run()
-        self.network = self.read()
-        device = next(self.network.parameters()).device
-        self.network.segmentation["target"] = load_network(self.training.folder, device)
+        super().load()
+        target = load_network(self.training.folder, self.runner.device)
+        self.runner.network.segmentation["target"] = target

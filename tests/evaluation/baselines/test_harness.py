@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,7 @@ import scripts.evaluation.evaluation
 from crosswarp.commands.evaluate import baseline_configs
 from crosswarp.errors import plain_input_errors
 from crosswarp.evaluation.baselines.identity import Identity
-from crosswarp.evaluation.evaluation import Evaluation
+from crosswarp.evaluation.measure import Measure
 from crosswarp.evaluation.methods import measured_cost
 from crosswarp.metrics import MeasuredImage
 from crosswarp.runs.bundle import INFERENCE, read_json, write_json
@@ -194,18 +192,12 @@ def test_peak_memory_is_that_of_what_is_measured() -> None:
 def test_cost_is_measured_where_a_method_computes(tmp_path: Path) -> None:
     """Without a GPU, to ask for its memory would be an error."""
     image = MeasuredImage("a", "a", "warm", torch.zeros(1, 4, 4), Grid((4, 4), np.eye(3)))
-    on_gpu = SimpleNamespace(device=torch.device("cuda"), batch_size=1)
-    prepared = Evaluation.prepare(on_gpu, "identity", Identity(), {"source": [image]}, tmp_path)
-    assert prepared["a"][1] >= 0
-    on_gpu.maps = partial(Evaluation.maps, on_gpu)
-    (row,) = Evaluation.register(
-        SimpleNamespace(**vars(on_gpu), data=SimpleNamespace(label_names=["background", "bone"])),
-        "identity",
-        Identity(),
-        prepared,
-        [(image, image)],
-    )[:1]
-    assert row["memory_mib"] != 0
+    measure = Measure(["background", "bone"], tmp_path, device="cuda", batch_size=1)
+    with measure.prepared("identity", Identity(), {"source": [image]}) as prepared:
+        assert prepared["a"][1] >= 0
+        rows, failures = measure.registrations("identity", Identity(), prepared, [(image, image)])
+    assert len(rows) == 2 and rows[0]["memory_mib"] != 0 and failures == 0
+    assert not list(tmp_path.iterdir()), "nothing is left"
 
 
 def test_without_a_pair_there_is_nothing_to_compare(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

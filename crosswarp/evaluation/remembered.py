@@ -1,0 +1,67 @@
+"""What was measured before: kept as JSON, and known again by all that it was made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+from .. import __version__
+from ..files import file_digest
+from ..runs.bundle import INFERENCE, WEIGHTS, read_json, write_json
+from ..runs.config import read_config
+from ..runs.stage import LOCATION_IDS
+
+
+def fingerprint(*content: Any) -> str:
+    """A digest of what decides a result."""
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def recall(path: Path, wanted: str) -> dict[str, Any] | None:
+    """What a file keeps under a fingerprint; None where it has another, or there is none."""
+    stored = read_json(path) if path.is_file() else {}
+    return stored if stored.get("fingerprint") == wanted else None
+
+
+def keep(path: Path, known_as: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write what :func:`recall` returns by the fingerprint; returns it."""
+    stored = {"fingerprint": known_as, **values}
+    write_json(path, stored)
+    return stored
+
+
+class Origin:
+    """What an evaluation is made from: its config, the data, inference config and weights of the run.
+
+    Args:
+        run_dir: the run's folder.
+        parser: the config of the evaluation.
+        config_file: the bundle's own config of it, without what baselines bring along.
+    """
+
+    def __init__(self, run_dir: Path, parser: ConfigParser, config_file: Path) -> None:
+        config = {key: value for key, value in parser.get().items() if key not in LOCATION_IDS}
+        self.baselines = config.pop("baselines", None) or {}
+        self.config, self.own = config, read_config(config_file).get().keys()
+        self.weights = file_digest(run_dir / WEIGHTS)
+        data, inference = read_json(run_dir / "run.json")["datalist_digest"], file_digest(run_dir / INFERENCE)
+        self.made_of = [data, inference, self.weights, __version__]
+
+    def of_all(self, *circumstances: Any) -> str:
+        """The fingerprint of the whole evaluation, in circumstances that its report names."""
+        return fingerprint(self.config, self.made_of, self.baselines, *circumstances)
+
+    def of_baseline(self, name: str, learnt: str | None) -> str:
+        """The fingerprint of a baseline's measurements; what the configs of others bring along is none of it.
+
+        Args:
+            name: of the baseline.
+            learnt: digest of its weights, where it has some.
+        """
+        config = {key: value for key, value in self.config.items() if key in self.own}
+        return fingerprint(config, self.made_of, self.baselines.get(name), learnt)
