@@ -174,7 +174,7 @@ def check_ids(ids: Iterable[str], parser: ConfigParser, where: str) -> None:
         arguments = _arguments(parser.get(parent)) if parent else []
         if identifier and (identifier in parser or name in arguments or ANY in arguments):
             continue
-        candidates = [*known, *(f"{parent}#{a}" for a in arguments)]
+        candidates = dict.fromkeys([*known, *(f"{parent}#{a}" for a in arguments)])
         near = difflib.get_close_matches(identifier[:200], candidates, n=3)
         suggestion = f" (did you mean {' or '.join(near)}?)" if near else ""
         faults.append(f"'{printable(identifier)}'{suggestion}")

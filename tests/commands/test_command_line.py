@@ -98,8 +98,8 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
         ),
         ("train --datalist nowhere.json --run new", "Expected a datalist at .*nowhere.json"),
         (
-            "evaluate --run {run} --evaluation#batch_sise 3",
-            "batch_sise. .did you mean evaluation#batch_size",
+            "evaluate --run {run} --measure#batch_sise 3",
+            "batch_sise. .did you mean measure#batch_size",
         ),
         ("register --moving a --fixed b --models {run} --out out --output_dir c", "Expected no output_dir"),
         (
