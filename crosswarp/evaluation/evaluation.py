@@ -144,7 +144,7 @@ class Evaluation:
             pictures,
             [picture for each in images.values() for picture in pictured_images(rows, each, predicted)],
             training_curves(self.run_dir, provenance["stages"]),
-            {"device": _device_name(self.measure.device), "evaluated": date} | provenance,
+            {"device": _device_name(self.measure.device), "evaluated": date, **provenance},
             notes,
             comparison,
             warnings,
