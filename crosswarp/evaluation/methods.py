@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..inference.registrar import load
-from ..inference.runner import MODALITIES, Runner, SegmentedOnce
+from ..inference.registrar import Registrar, load
+from ..inference.runner import MODALITIES, Runner, SegmentedOnce, turned
 from ..metrics import MeasuredImage
 from ..networks import Prediction
 from ..runs.bundle import INFERENCE
@@ -67,9 +67,9 @@ class TrainedRun:
         """
         check_ids(self.overrides, read_config(self.run_dir / INFERENCE), str(self.run_dir / INFERENCE))
 
-    def runner(self) -> Runner:
-        """The inference config at work on moving source and fixed target images, just as a user gets it."""
-        return load(self.run_dir, self.device, **self.overrides).runner(*MODALITIES)
+    def registrar(self) -> Registrar:
+        """The run just as a user gets it."""
+        return load(self.run_dir, self.device, **self.overrides)
 
 
 class LabelRegistration:
@@ -79,7 +79,8 @@ class LabelRegistration:
         trained: the run.
     """
 
-    runner: Runner
+    runner: Runner  # of moving source and fixed target images
+    back: Runner  # the other way round
 
     def __init__(self, trained: TrainedRun) -> None:
         self.trained = trained
@@ -90,7 +91,8 @@ class LabelRegistration:
 
     def load(self) -> None:
         """Read the networks."""
-        self.runner = self.trained.runner()
+        registrar = self.trained.registrar()
+        self.runner, self.back = registrar.runner(*MODALITIES), registrar.runner(*MODALITIES[::-1])
 
     def probabilities(self, image: MeasuredImage, modality: str) -> Tensor:
         """Class probabilities ``[K, *spatial]``, on the CPU."""
@@ -103,15 +105,27 @@ class LabelRegistration:
     def register(
         self, moving: Sequence[Mapping[Any, Any]], fixed: Sequence[Mapping[Any, Any]]
     ) -> tuple[Tensor, Tensor]:
-        """Register source to target images; both maps are those of this one registration."""
-        network, sides = SegmentedOnce(self.runner.network), []
-        for modality, images in zip(MODALITIES, (moving, fixed), strict=True):
+        """Register source to target images, and target to source images.
+
+        Where nothing is aligned first, the network finds both maps at once, whichever image is to move.
+        """
+        found = self._predict(self.runner, moving, fixed)
+        if self.runner.network.initialisation is None:
+            return found.moving_to_fixed, found.fixed_to_moving
+        back = self._predict(self.back, list(map(turned, fixed)), list(map(turned, moving)))
+        return found.moving_to_fixed, back.moving_to_fixed
+
+    @staticmethod
+    def _predict(
+        runner: Runner, moving: Sequence[Mapping[Any, Any]], fixed: Sequence[Mapping[Any, Any]]
+    ) -> Prediction:
+        network, sides = SegmentedOnce(runner.network), []
+        for modality, images in zip(runner.modalities, (moving, fixed), strict=True):
             known = [image[_PROBABILITIES] for image in images]
             network.keep([image["image"] for image in images], modality, known)
             sides.append([{k: v for k, v in image.items() if k != _PROBABILITIES} for image in images])
-        pairs = [self.runner.pair(*pair) for pair in zip(*sides, strict=True)]
-        found = Prediction.split(self.runner.predict(pairs, network))
-        return found.moving_to_fixed, found.fixed_to_moving
+        pairs = [runner.pair(*pair) for pair in zip(*sides, strict=True)]
+        return Prediction.split(runner.predict(pairs, network))
 
     def label(self, image: MeasuredImage, probabilities: Tensor) -> Tensor:
         """The predicted label ``[1, *spatial]``, uint8, by the config's postprocessing.

@@ -308,6 +308,12 @@ class Runner:
         return ConfigParser(config).get_parsed_content("postprocessing")
 
 
+def turned(item: Mapping[Any, Any]) -> Item:
+    """Return an image that was prepared as a pair's moving one as its fixed one, or the reverse."""
+    other = {"moving": "fixed", "fixed": "moving"}
+    return {re.sub("^(moving|fixed)", lambda name: other[name[0]], str(key)): item[key] for key in item}
+
+
 def renamed(content: Any, library: str) -> Any:
     """Return a config whose ``scripts.`` are the library itself, by whatever name it was imported."""
     if isinstance(content, Mapping):

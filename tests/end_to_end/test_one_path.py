@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -16,6 +17,7 @@ from monai.transforms import Compose
 
 import crosswarp
 from crosswarp.commands import COMMANDS
+from crosswarp.evaluation.methods import LabelRegistration, TrainedRun
 from crosswarp.inference.runner import predict, renamed
 from crosswarp.networks import Prediction
 from crosswarp.runs.bundle import INFERENCE, WEIGHTS, load_weights
@@ -79,3 +81,20 @@ def test_the_label_server_predicts_what_python_does(run: Path, files: dict[str, 
     found = labelled(run, files)
     assert torch.equal(found.moving_to_fixed, pair.moving_to_fixed)
     assert torch.equal(found.fixed_to_moving, pair.fixed_to_moving)
+
+
+def test_the_evaluation_measures_what_python_finds_in_either_direction(
+    run: Path, files: dict[str, str]
+) -> None:
+    own = LabelRegistration(TrainedRun(str(run)))
+    own.load()
+    prepared = []
+    for key, modality in (("moving", "source"), ("fixed", "target")):
+        item = own.runner.prepare(files[key], key)
+        image: Any = SimpleNamespace(image=item["image"].as_tensor(), item=item)
+        prepared.append([own.prepare(image, modality)])
+    there, back = own.register(*prepared)
+    trained = crosswarp.load(run, device="cpu")
+    assert torch.equal(there, trained.register(**files).moving_to_fixed)
+    reverse = trained.register(files["fixed"], files["moving"], "target", "source")
+    torch.testing.assert_close(back, reverse.moving_to_fixed, atol=1e-6, rtol=0)  # another place in a batch

@@ -132,10 +132,13 @@ def assert_what_a_user_gets(rows: list[dict[str, str]], registrar: Registrar, da
     """Compare labels and maps that were measured with those of single images and pairs in Python."""
     file = (data / "{}" / "{}test{}.nii.gz").as_posix()
     for i, j in product(range(2), range(2)):
-        pair = registrar.register(file.format("images", "warm", i), file.format("images", "cold", j))
-        a, b = f"images/warmtest{i}.nii.gz", f"images/coldtest{j}.nii.gz"
-        for phi, moving, fixed in ((pair.moving_to_fixed, a, b), (pair.fixed_to_moving, b, a)):
-            determinant = jacobian_determinant(phi)
+        warm, cold = (f"images/{name}test{n}.nii.gz" for name, n in (("warm", i), ("cold", j)))
+        for moving, fixed, *modalities in (
+            (warm, cold, "source", "target"),
+            (cold, warm, "target", "source"),
+        ):
+            pair = registrar.register(data / moving, data / fixed, *modalities)
+            determinant = jacobian_determinant(pair.moving_to_fixed)
             spread = determinant[determinant > 0].log().std(correction=0).item()
             measured = of(rows, kind="registration", moving=moving, fixed=fixed)
             assert [float(row["sd_log_jacobian"]) for row in measured] == pytest.approx([spread] * 2, rel=rel)
