@@ -20,11 +20,10 @@ sys.path.insert(0, str(ROOT))  # `crosswarp` and its other name, `scripts`
 import torch  # noqa: E402
 from monai.bundle import ConfigWorkflow  # noqa: E402
 
+from crosswarp.places import STAGES  # noqa: E402, F401  as the other benchmarks know it
 from crosswarp.runs.chain import git_commit  # noqa: E402
 from crosswarp.runs.config import verbatim  # noqa: E402
 from crosswarp.runs.stage import package_versions  # noqa: E402
-
-STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
 
 Row = dict[str, Any]
 

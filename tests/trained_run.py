@@ -10,6 +10,7 @@ from torch import nn
 
 from crosswarp.data import Datalist, load_datalist
 from crosswarp.files import file_digest
+from crosswarp.places import STAGES
 from crosswarp.runs import Chain
 from crosswarp.runs.bundle import INFERENCE, WEIGHTS, write_json
 from crosswarp.runs.config import read_config
@@ -18,7 +19,6 @@ from crosswarp.runs.stage import claim_run
 from crosswarp.training import save_atomically
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
 
 
 def write_trained_run(

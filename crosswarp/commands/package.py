@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .. import __version__
-from ..places import ROOT
+from ..places import META, ROOT, STAGES
 
 
 def package(
@@ -37,7 +37,6 @@ def package(
         FileExistsError: when a zip is there already with other content; nothing is written.
     """
     from ..files import replacing
-    from ..release.contents import META, STAGES
     from ..release.package import Release, check_run, zipped
     from ..release.verify import BundleError, inspect
     from ..runs.bundle import read_json

@@ -20,14 +20,13 @@ import jsonschema
 import torch
 
 from ..errors import reason
-from ..places import CODE, INSTALLED
+from ..places import CODE, INSTALLED, META, STAGES
+from ..runs.origin import explanation, missing_names, version
 from ..wording import printable
 from .archive import Archive
 from .configs import Configs, check_plain, entries, read_object
 from .networks import MAX_ENTRIES, build, check_tensors, check_weights, limited_tensors
 
-META = "crosswarp"
-STAGES = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
 MODEL_INFO = "model_info.json"
 WEIGHTS_FILE = "models/model.pt"
 LOGGING = "configs/logging.conf"
@@ -163,6 +162,8 @@ class Contents:
             self.check_sums()
         configs = Configs({path: self.json[path] for path in self.json if is_config(path)})
         configs.check()
+        with self.fault(MODEL_INFO):
+            self.check_origin()
         self.found.faults += configs.faults
         self.found.expressions = {path: found for path, found in configs.listed.items() if found}
         for root in self.roots:
@@ -239,6 +240,12 @@ class Contents:
             parts = PurePosixPath(path).with_suffix("").parts[1:]
             if wrong := [part for part in parts if part in taken]:
                 self.found.faults.append(f"{path}: would be run or imported in place of {', '.join(wrong)}")
+
+    def check_origin(self) -> None:
+        """Note of a bundle of another version, with other code, that it names what this one does not have."""
+        configs = {path: content for path, content in self.json.items() if is_config(path)}
+        if self.found.code and (names := missing_names(json.dumps(configs))):
+            self.found.faults.append(explanation("it", names, version(self.json.get(MODEL_INFO, {}))))
 
     def check_sums(self) -> None:
         """Compare every file with its checksum."""

@@ -22,13 +22,13 @@ from .. import __version__
 from ..data import Datalist, Modality
 from ..data.checks import FileFacts, read_facts
 from ..files import file_digest
-from ..places import ROOT
+from ..places import META, ROOT, STAGES
 from ..runs.bundle import DATA_IDS, INFERENCE, NETWORK_IDS, WEIGHTS, inference_config, json_text, read_json
 from ..runs.chain import PARTS
 from ..runs.config import INTERPRETED, SIGNS, read_config, verbatim
 from ..runs.shared import MONAI_LABEL, with_shared
 from ..runs.stage import LOCATION_IDS, training_warnings
-from .contents import META, MODEL_INFO, STAGES, library_files
+from .contents import MODEL_INFO, library_files
 
 # what of a training config names places on the machine that trained; the library's own values stand instead
 PLACES = {*LOCATION_IDS, "corrected"}

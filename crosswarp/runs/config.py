@@ -23,6 +23,7 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import merge_kv
 
 from ..wording import printable
+from .origin import check_origin
 from .shared import with_shared
 
 SCRIPTS = "scripts"  # what configs call the library
@@ -104,9 +105,13 @@ def read_config(*files: str | Path) -> ConfigParser:
     """A parser of the given config files, later ones laid over earlier ones; nothing is evaluated.
 
     What they share with others is put in, see :func:`~.shared.with_shared`.
+
+    Raises:
+        ValueError: for a config that another version of the library wrote, see :func:`~.origin.check_origin`.
     """
     parser = ConfigParser()
     for file in files:
+        check_origin(file)
         for key, value in with_shared(ConfigParser.load_config_file(file)).items():
             merge_kv(parser, key, value)
     return parser

@@ -27,6 +27,7 @@ from ..terminal import show_messages, write_log
 from ..training import LAST_EPOCH, Checkpoints, ThreadsByLoad
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, read_json, run_values, write_json
 from .config import check_overrides, running_parser
+from .origin import check_origin
 from .published import copy_bundle_files, write_inference_config
 from .values import check_values
 
@@ -63,10 +64,13 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
 
     Raises:
         DatalistError: naming every fault of the data.
-        ValueError: when the folder holds a run of other data.
+        ValueError: when the folder holds a run of other data, or of another version of the library.
     """
     path = Path(run_dir) / "run.json"
     claimed_before = path.is_file()
+    for config in (path.with_name("configs"), *path.parent.glob("*/configs")):
+        for file in sorted(config.glob("*.json")):
+            check_origin(file)
     (check_people if claimed_before else check_datalist)(datalist)
     digest = datalist_digest(datalist)
     if claimed_before:
