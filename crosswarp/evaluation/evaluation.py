@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..metrics import OURS, Row, compare_methods, summarise
 from ..report import write_csv, write_report
+from ..report.printing import show
 from ..report.tables import overview
-from ..report.terminal import show
 from ..runs.bundle import read_json
 from ..runs.config import check_overrides, running_parser
 from ..runs.stage import training_warnings
@@ -62,6 +62,7 @@ class Evaluation:
         self.config_file = Path(bundle_root) / "configs" / "evaluate.json"
         self.trained, self.images, self.measure = trained, images, measure
         self.baselines = dict(baselines or {})
+        self.parser = running_parser()  # of the config that makes it
 
     def check(self) -> None:
         """Check the config before anything is computed.
@@ -70,7 +71,7 @@ class Evaluation:
             ValueError: for a misspelt parameter, pairs of images that are not there, no test images,
                 landmark files that cannot be read, or a baseline that is given the wrong data.
         """
-        check_overrides(running_parser(), self.config_file)
+        check_overrides(self.parser, self.config_file)
         self.trained.check()
         self.images.check()
         for method in self.baselines.values():
@@ -84,7 +85,7 @@ class Evaluation:
         files = [self.folder / "metrics.csv", self.run_dir / "report.html"]
         if self.baselines:
             files.insert(1, self.folder / "comparison.csv")
-        origin = Origin(self.run_dir, running_parser(), self.config_file)
+        origin = Origin(self.run_dir, self.parser, self.config_file)
         left_out = {name: reason for name, each in self.baselines.items() if (reason := each.unavailable())}
         provenance = read_json(self.run_dir / "provenance.json")
         warnings = training_warnings(self.run_dir, provenance["stages"])

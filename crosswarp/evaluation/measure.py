@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..finite import NonFiniteError, is_finite
 from ..metrics import MeasuredImage, Row, registration_rows, segmentation_rows
+from ..terminal import track
 from .images import ByModality, Pair
 from .methods import RegistrationMethod, measured_cost
 
@@ -57,7 +57,7 @@ class Measure:
             TemporaryDirectory(dir=self.folder, prefix=".prepared-", ignore_cleanup_errors=True) as scratch,
             torch.inference_mode(),
         ):
-            for key, image in tqdm(every, desc=f"{name}: images", unit="image"):
+            for key, image in track(every, f"{name}: images"):
                 with measured_cost(getattr(method, "device", self.device)) as cost:
                     value = method.prepare(image, key)
                 found[image.name] = _on_disk(value, Path(scratch)), cost.seconds
@@ -98,7 +98,7 @@ class Measure:
         if pairs:
             self.maps(method, prepared, pairs[:1])  # what only the first call takes is not timed
         before = getattr(method, "failures", 0)
-        for start in tqdm(range(0, len(pairs), self.batch_size), desc=f"{name}: pairs", unit="batch"):
+        for start in track(range(0, len(pairs), self.batch_size), f"{name}: pairs"):
             batch = pairs[start : start + self.batch_size]
             with measured_cost(getattr(method, "device", self.device)) as cost:
                 both_ways = self.maps(method, prepared, batch)

@@ -42,10 +42,12 @@ class UnknownIdError(ValueError):
 
 
 def running_parser() -> ConfigParser:
-    """The parser of the config whose expression is being evaluated.
+    """The parser of the config that makes the caller, or whose expression calls it.
 
-    MONAI gives expressions no access to the config that they stand in, but a stage has to record it and to
-    refuse misspelt overrides, which MONAI adds silently; so it is taken from the calling frames.
+    A stage, the chain and an evaluation have to record their config and to refuse misspelt overrides, which
+    MONAI adds silently. MONAI 1.6 gives neither components nor expressions a way to it: expressions see the
+    imports and ``__local_refs``, what of the config is evaluated so far, and no hook of ``ConfigWorkflow`` is
+    called with it. So it is taken from the calling frames, here alone; code that has a parser passes it on.
 
     Raises:
         RuntimeError: when not called from a config's expression.

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from crosswarp.metrics import summarise
+from crosswarp.report.printing import show
 from crosswarp.report.tables import Table, overview
-from crosswarp.report.terminal import show
 
 
 def printed(tables: dict[str, Table], width: int | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables on the terminal, fitted to its width; plain text of full width where the output is no terminal."""
+"""Printing tables, fitted to the terminal; plain text of full width where the output is no terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table as Grid
 
+from ..terminal import console as standard_console
 from .tables import FIGURE_SPACE, Table
 
 _UNLIMITED = 100_000  # columns, where no terminal sets a limit
@@ -19,7 +20,7 @@ def show(tables: Mapping[str, Table], console: Console | None = None) -> None:
         tables: title -> table.
         console: where to; by default standard output.
     """
-    console = console or Console(markup=False, emoji=False, highlight=False)
+    console = console or standard_console()
     if not console.is_terminal:
         console.width = _UNLIMITED
     for title, table in tables.items():
