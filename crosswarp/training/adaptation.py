@@ -117,7 +117,7 @@ def together(
         memory_format: of their weights.
         networks: by name.
     """
-    return nn.ModuleDict(networks).to(device, memory_format=memory_format)
+    return nn.ModuleDict(networks).to(device).to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 class AdaptationTrainer(Trainer):

@@ -42,6 +42,9 @@ def test_records_are_those_of_the_sections_in_their_order(cohort):
     source = load_datalist(cohort).source
     assert source.records("val", "train_labelled") == source.val + source.train_labelled
     assert len(source.records()) == 3 + 4 + 2 + 2
+    assert source.labelled("train_labelled", "train_unlabelled") == source.train_labelled
+    target = load_datalist(cohort).target
+    assert target.labelled("val") == [] and target.labelled("test") == target.test
 
 
 def test_absolute_paths_and_a_relative_datalist(cohort, monkeypatch):

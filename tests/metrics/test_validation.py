@@ -4,9 +4,10 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 from monai.handlers import from_engine
 
-from crosswarp.metrics import FoldPercent, RegistrationDice
+from crosswarp.metrics import FoldPercent, MeanLoss, RegistrationDice, image_meta
 from crosswarp.spatial import from_voxel_displacement, identity_map
 
 
@@ -92,3 +93,16 @@ def test_both_serve_as_ignite_metrics_declared_in_json() -> None:
     assert engine.state.metrics["dice"] == pytest.approx(0.75)
     assert engine.state.metrics["folds"] == 0
     assert engine.state.metric_details["dice"].flatten().tolist() == pytest.approx([1, 0.5])
+
+
+def test_the_loss_of_an_epoch_is_the_mean_of_its_steps():
+    engine = Engine(lambda _, value: {"loss": torch.tensor(value, requires_grad=True)})
+    MeanLoss("cpu").attach(engine, "loss")
+    assert engine.run([1.0, 2.0, 6.0]).metrics["loss"] == pytest.approx(3.0)
+
+
+def test_images_of_a_batch_are_named_and_pairs_are_not():
+    images = [MetaTensor(torch.zeros(1, 2, 2), meta={"filename_or_obj": name}) for name in ("a", "b")]
+    found = image_meta([{"image": image} for image in images])
+    assert [meta["filename_or_obj"] for meta in found] == ["a", "b"]
+    assert image_meta({"moving_image": torch.zeros(2, 1, 2, 2)}) == []

@@ -14,7 +14,7 @@ from monai.networks.nets import PatchDiscriminator, UNet
 
 from crosswarp.losses import PatchAdversarialLoss, SoftAgreementLoss
 from crosswarp.networks import TranslationGenerator
-from crosswarp.training import AdaptationTrainer, ImagePool, ZipBatches
+from crosswarp.training import AdaptationTrainer, ImagePool, ZipBatches, together
 from crosswarp.training.adaptation import TERMS
 
 CLASSES, BATCH = 3, 2
@@ -304,3 +304,15 @@ def test_a_pool_goes_on_from_its_state():
         torch.manual_seed(1)
         results.append(torch.cat([each(numbered(number)) for number in range(2, 9)]))
     assert torch.equal(*results) and torch.equal(pool.images, restored.images)
+
+
+def test_networks_that_are_saved_as_one_keep_their_names_and_weights():
+    first, second = torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 2, 3)
+    weights = first.weight.detach().clone()
+    module = together("cpu", torch.channels_last, first=first, second=second)
+    assert module["first"] is first and module["second"] is second
+    assert [name for name, _ in module.named_parameters()] == [
+        f"{name}.{part}" for name in ("first", "second") for part in ("weight", "bias")
+    ]
+    assert torch.equal(first.weight, weights)
+    assert first.weight.is_contiguous(memory_format=torch.channels_last)
