@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ def register(
     """
     from ..inference.registrar import load
     from ..runs.config import verbatim
+    from ..terminal import show_messages
 
     values = {
         "moving": moving,
@@ -46,7 +45,6 @@ def register(
     }
     if twice := sorted({"bundle_root", *values} & overrides.keys()):
         raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger(__name__.partition(".")[0]).setLevel(logging.INFO)  # verdicts
+    show_messages()
     load(models, **verbatim(values), **overrides).register_files()
     print(f"Wrote {out}.")
