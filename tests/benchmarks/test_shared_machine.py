@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import shared_machine
 
@@ -31,7 +31,7 @@ def test_rows_run_in_their_environment_alone_and_beside_others(monkeypatch, caps
         return {"seconds": 1.0 + len(started), "threads": 2}
 
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(shared_machine, "subprocess", SimpleNamespace(Popen=Process))
     monkeypatch.setattr(shared_machine, "in_new_process", run)
     monkeypatch.setattr(shared_machine, "prepare", lambda *_: {"demo": Path("run")})
     monkeypatch.setattr(shared_machine, "available_cores", lambda: 2)
