@@ -23,11 +23,11 @@ PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
 
 
 def tracked(folder: Path) -> list[Path]:
-    """What a build needs of a checkout, links and what lies about left out."""
+    """What a build needs of a checkout, without links to folders and what lies about."""
     listed = subprocess.run(["git", "-C", folder, "ls-files", "-z"], capture_output=True, check=True).stdout
     needed = ("crosswarp", "configs", "bundles", "docs", "pyproject.toml", "README.md", "LICENSE")
     paths = (Path(os.fsdecode(name)) for name in listed.split(b"\0") if name)
-    return [path for path in paths if path.parts[0] in needed and not (folder / path).is_symlink()]
+    return [path for path in paths if path.parts[0] in needed and (folder / path).is_file()]
 
 
 @pytest.fixture(scope="module")
