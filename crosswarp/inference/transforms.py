@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import itk
+import SimpleITK as sitk
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
@@ -18,7 +18,8 @@ from ..files import replacing
 from ..networks.prediction import Prediction, moving_to_fixed
 from ..spatial import resize_image, resize_map, sample
 from ..spatial.grid import Grid
-from ..spatial.physical import itk_transforms, total_displacement_field
+from ..spatial.physical import PhysicalMap
+from ..spatial.simpleitk import displacement_image, simpleitk_transforms
 from .results import file_stem
 
 TRANSFORM_SUFFIXES = (".h5", ".tfm")
@@ -140,17 +141,17 @@ class SaveTransformsd(MapTransform):
         result = dict(data)
         moving, fixed = (result[key] for key in self.keys)
         phi = moving_to_fixed(result[self.map_key])
-        forward, inverse = itk_transforms(phi, Grid.of(fixed), Grid.of(moving))
+        forward, inverse = simpleitk_transforms(PhysicalMap.of(phi, Grid.of(fixed), Grid.of(moving)))
         stem = pair_name(moving, fixed)
         for name, transform in (("transform", forward), ("inverse", inverse)):
             target = self.output_dir / f"{stem}_{name}{self.transform_suffix}"
             with replacing(target, self.transform_suffix) as path:
-                itk.transformwrite([transform], str(path))
+                sitk.WriteTransform(transform, str(path))
         if self.displacement_suffix is not None:
-            field = total_displacement_field(forward, Grid.of_file(fixed))
+            field = displacement_image(forward, Grid.of_file(fixed))
             target = self.output_dir / f"{stem}_displacement{self.displacement_suffix}"
             with replacing(target, self.displacement_suffix) as path:
-                itk.imwrite(field, str(path))
+                sitk.WriteImage(field, str(path))
         return result
 
 

@@ -8,6 +8,7 @@ fixed image onto that of the moving one. Like the map itself, an ITK transform t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import itk
@@ -47,12 +48,12 @@ def best_affine(phi: torch.Tensor) -> torch.Tensor:
         fractions to fractions, ``[1, D + 1, D + 1]``, float64. Along an axis of length 1 it changes nothing.
     """
     dims = phi.shape[1]
-    points = identity_map(phi.shape[2:])[0].flatten(1).double()
+    points = identity_map(phi.shape[2:], phi.device)[0].flatten(1).double()
     shift = displacement(phi)[0].flatten(1).double()
-    varying = torch.tensor([size > 1 for size in phi.shape[2:]])
+    varying = torch.tensor([size > 1 for size in phi.shape[2:]], device=phi.device)
     design = torch.cat([points[varying], torch.ones_like(points[:1])])
     solution = torch.linalg.lstsq(design.T, shift.T).solution.T
-    matrix = torch.eye(dims + 1, dtype=torch.float64)
+    matrix = torch.eye(dims + 1, dtype=torch.float64, device=phi.device)
     matrix[:dims, :dims][:, varying] += solution[:, :-1]
     matrix[:dims, dims] = solution[:, -1]
     return matrix[None]
@@ -71,30 +72,8 @@ def physical_displacement(phi: torch.Tensor, grid: Grid) -> Matrix:
     return np.moveaxis(displacement(phi)[0].double().cpu().numpy(), 0, -1) @ grid.extent[:-1, :-1].T
 
 
-def itk_displacement_field(phi: torch.Tensor, grid: Grid) -> Any:
-    """Return the displacement of a map as an ITK vector image over the fixed image, on the grid of the map.
-
-    Interpolated linearly it is the map on every other grid, too: nothing is gained by a finer one.
-
-    Args:
-        phi: ``[1, D, *spatial]``.
-        grid: of the fixed image.
-
-    Returns:
-        ``itk.VectorImage[itk.D, D]``.
-
-    Raises:
-        ValueError: for a grid that shears, which an ITK image cannot have.
-    """
-    # ITK's arrays have the last axis first
-    vectors = physical_displacement(phi, grid).swapaxes(0, grid.dims - 1)
-    field = itk.image_from_array(np.ascontiguousarray(vectors), is_vector=True)
-    place(field, grid.resized(phi.shape[2:]))
-    return field
-
-
 def with_margin(phi: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
-    """Return a map beyond the borders of its image, as far as it displaces anything.
+    """Return a map beyond its image, as far as it moves the borders and what leaves the image.
 
     A field of ITK displaces nothing beyond its grid. A map has the displacement of the nearest border point
     there; without that, what leaves the image would not find its way back.
@@ -107,36 +86,65 @@ def with_margin(phi: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
         the map in fractions of its larger grid, and that grid.
     """
     dims, shape = phi.shape[1], phi.shape[2:]
-    column, steps = (1, dims, *[1] * dims), torch.tensor(shape) - 1
-    shift = displacement(phi) * steps.view(column)  # in samples
-    reach = shift.abs().amax([0, *range(2, dims + 2)]).ceil().int() + 1
-    margins = torch.where(steps > 0, torch.minimum(reach, steps + 1), 0).tolist()
+    column = (1, dims, *[1] * dims)
+    steps, identity = torch.tensor(shape, device=phi.device).view(column) - 1, identity_map(shape, phi.device)
+    shift = displacement(phi) * steps  # in samples
+    outermost = ((identity == 0) | (identity == 1)).any(1)
+    beyond = ((identity - 0.5) * steps + shift).abs() - steps / 2
+    farthest = torch.where(outermost, shift.abs(), beyond).amax([0, *range(2, dims + 2)], keepdim=True)
+    margins = torch.minimum(farthest.ceil().int() + 1, steps + 1).where(steps > 0, 0).flatten().tolist()
     pads = [margin for each in reversed(margins) for margin in (each, each)]
     shift = F.pad(shift, pads, mode="replicate")
     larger = shift.shape[2:]
-    phi = identity_map(larger) + shift / (torch.tensor(larger) - 1).clamp(min=1).view(column)
+    steps = (torch.tensor(larger, device=phi.device) - 1).clamp(min=1)
+    phi = identity_map(larger, phi.device) + shift / steps.view(column)
     voxels = np.maximum(np.array(grid.shape) - 1, 1) / np.maximum(np.array(shape) - 1, 1)
     to_voxels = np.diag([*voxels, 1.0])
     to_voxels[:-1, -1] = -voxels * margins
     return phi, Grid(larger, grid.affine @ to_voxels)
 
 
-def itk_affine(matrix: Matrix) -> Any:
-    """Return an affine ``[D + 1, D + 1]`` in LPS as ``itk.AffineTransform[itk.D, D]``."""
-    dims = len(matrix) - 1
-    transform = itk.AffineTransform[itk.D, dims].New()
-    transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:-1, :-1])))
-    transform.SetTranslation(matrix[:-1, -1].tolist())
-    return transform
+@dataclass(frozen=True)
+class PhysicalMap:
+    """A map between images in mm, and its inverse: an affine, the nearest to the map, and the rest.
+
+    The rest are displacements: a field alone ends at the image's border, and one of large shifts and scales
+    could not be inverted. Interpolated linearly they are the map on every other grid, too: nothing is gained
+    by a finer one. The inverse is that of the map itself, by :func:`~.maps.invert`, not the network's map of
+    the other direction, which is only nearly its inverse.
+
+    Attributes:
+        affine: fixed to moving, ``[D + 1, D + 1]``.
+        grid: of the displacements; it reaches beyond the fixed image.
+        before: displacements of fixed points before the affine, ``[*grid.shape, D]``.
+        after: displacements after the inverse of the affine, ``[*grid.shape, D]``.
+    """
+
+    affine: Matrix
+    grid: Grid
+    before: Matrix
+    after: Matrix
+
+    @classmethod
+    def of(cls, phi: torch.Tensor, fixed: Grid, moving: Grid) -> PhysicalMap:
+        """Return a map in mm; its inverse is found on the map's device.
+
+        Args:
+            phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
+            fixed: grid of the fixed image.
+            moving: grid of the moving image.
+
+        Raises:
+            ValueError: for grids that shear, which images of ITK cannot have.
+        """
+        nearest = best_affine(phi)
+        rest, grid = with_margin(apply_affine(torch.linalg.inv(nearest), phi), fixed)
+        affine = moving.extent @ nearest[0].cpu().numpy() @ np.linalg.inv(fixed.extent)
+        return cls(affine, grid, *(physical_displacement(each, grid) for each in (rest, invert(rest))))
 
 
 def itk_transforms(phi: torch.Tensor, fixed: Grid, moving: Grid) -> tuple[Any, Any]:
-    """Return a map as an ITK composite transform, and its inverse.
-
-    Both are made of an affine, the nearest to the map, and a displacement field for the rest: a field alone
-    ends at the image's border, and one of large shifts and scales could not be inverted. The inverse is that
-    of the map itself, by :func:`~.maps.invert`, not the network's map of the other direction, which is only
-    nearly its inverse.
+    """Return a map as an ITK composite transform, and its inverse; see :class:`PhysicalMap`.
 
     Args:
         phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
@@ -147,22 +155,28 @@ def itk_transforms(phi: torch.Tensor, fixed: Grid, moving: Grid) -> tuple[Any, A
         two ``itk.CompositeTransform[itk.D, D]``: one takes fixed points to moving ones and resamples the
         moving image onto the fixed; the other does the reverse.
     """
-    dims, phi = fixed.dims, phi.cpu()
-    nearest = best_affine(phi)
-    rest, larger = with_margin(apply_affine(torch.linalg.inv(nearest), phi), fixed)
-    matrix = moving.extent @ nearest[0].numpy() @ np.linalg.inv(fixed.extent)
+    dims, found = fixed.dims, PhysicalMap.of(phi, fixed, moving)
 
-    def field(phi: torch.Tensor) -> Any:
+    def linear(matrix: Matrix) -> Any:
+        transform = itk.AffineTransform[itk.D, dims].New()
+        transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:-1, :-1])))
+        transform.SetTranslation(matrix[:-1, -1].tolist())
+        return transform
+
+    def field(vectors: Matrix) -> Any:
+        # ITK's arrays have the last axis first
+        image = itk.image_from_array(np.ascontiguousarray(vectors.swapaxes(0, dims - 1)), is_vector=True)
+        place(image, found.grid)
         transform = itk.DisplacementFieldTransform[itk.D, dims].New()
-        transform.SetDisplacementField(itk_displacement_field(phi, larger))
+        transform.SetDisplacementField(image)
         return transform
 
     # what was added last is applied first
     forward, inverse = (itk.CompositeTransform[itk.D, dims].New() for _ in range(2))
-    forward.AddTransform(itk_affine(matrix))
-    forward.AddTransform(field(rest))
-    inverse.AddTransform(field(invert(rest)))
-    inverse.AddTransform(itk_affine(np.linalg.inv(matrix)))
+    forward.AddTransform(linear(found.affine))
+    forward.AddTransform(field(found.before))
+    inverse.AddTransform(field(found.after))
+    inverse.AddTransform(linear(np.linalg.inv(found.affine)))
     return forward, inverse
 
 

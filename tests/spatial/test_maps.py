@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosswarp.spatial import compose, displacement, identity_map, invert, resize_map, sample
+from crosswarp.spatial import compose, displacement, identity_map, invert, maps, resize_map, sample
 
 grids = st.one_of(st.tuples(*[st.integers(4, 14)] * 2), st.tuples(*[st.integers(4, 9)] * 3))
 seeds = st.integers(0, 2**31 - 1)
@@ -109,6 +109,22 @@ def test_inverse_of_shift_and_of_expansion_is_exact(spatial_shape):
 
 def test_inverse_of_a_folding_map_ends_and_is_finite():
     assert invert(1 - identity_map((6, 6))).isfinite().all()
+
+
+def test_points_that_stand_still_are_not_read_again(monkeypatch):
+    phi = smooth_map((20, 24), torch.Generator().manual_seed(0))[:1]
+    expected, read = invert(phi), []
+    monkeypatch.setattr(
+        maps, "sample", lambda image, points: read.append(points[0, 0]) or sample(image, points)
+    )
+    invert(phi)
+    usual = sum(map(torch.numel, read))
+    phi[0, :, 10, 12] += 0.5  # the places around it do not converge
+    read.clear()
+    inverse = invert(phi)
+    assert len(read) == 50 and sum(map(torch.numel, read)) < 3 * usual
+    same = (inverse - expected).abs().amax(1) < 2e-5
+    assert same.float().mean() > 0.9
 
 
 @few

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itk
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
 from crosswarp.spatial import identity_map, sample
 from crosswarp.spatial.grid import Grid
-from crosswarp.spatial.physical import itk_transforms, total_displacement_field
+from crosswarp.spatial.physical import PhysicalMap, itk_transforms
+from crosswarp.spatial.simpleitk import displacement_image, simpleitk_transforms
 from tests.spatial.places import oblique
 
 # sizes of the map's grid, the fixed and the moving image, and their spacings in mm
@@ -29,6 +31,7 @@ class Pair:
         mode = "bilinear" if dims == 2 else "trilinear"
         self.phi = identity_map(grid) + F.interpolate(coarse, size=grid, mode=mode, align_corners=True)
         self.transforms = itk_transforms(self.phi, self.fixed, self.moving)
+        self.written = simpleitk_transforms(PhysicalMap.of(self.phi, self.fixed, self.moving))
         fractions = np.random.default_rng(2).uniform(0, 1, (100, dims))
         self.points = self.fixed.fractions_to_mm(fractions)
         column = torch.tensor(fractions.T, dtype=torch.float32).reshape(1, dims, -1, *[1] * (dims - 1))
@@ -55,30 +58,41 @@ def test_the_inverse_brings_them_back(pair):
     assert error.mean() < 0.05  # mm; both are interpolated linearly between the points of the grid
 
 
-def test_files_mean_the_same_to_simpleitk(pair, tmp_path):
-    sitk = pytest.importorskip("SimpleITK")
-    itk.transformwrite([pair.transforms[0]], str(tmp_path / "a.h5"))
-    read = sitk.ReadTransform(str(tmp_path / "a.h5"))
-    np.testing.assert_allclose(transformed(read, pair.points), pair.expected, atol=1e-4)
+def test_files_are_those_that_itk_writes(pair, tmp_path):
+    for name, own, other in zip("ab", pair.written, pair.transforms, strict=True):
+        sitk.WriteTransform(own, str(tmp_path / f"{name}.tfm"))
+        itk.transformwrite([other], str(tmp_path / "itk.tfm"))
+        assert (tmp_path / f"{name}.tfm").read_bytes() == (tmp_path / "itk.tfm").read_bytes()
 
 
-def test_files_mean_the_same_to_ants(pair, tmp_path):
+@pytest.mark.parametrize("suffix", [".h5", ".tfm"])
+def test_files_mean_the_same_to_itk_simpleitk_and_ants(pair, tmp_path, suffix):
     ants = pytest.importorskip("ants")
-    itk.transformwrite([pair.transforms[0]], str(tmp_path / "a.h5"))
-    read = ants.read_transform(str(tmp_path / "a.h5"))
+    path = str(tmp_path / f"a{suffix}")
+    sitk.WriteTransform(pair.written[0], path)
+    for read in (sitk.ReadTransform(path), itk.transformread(path)[0]):
+        np.testing.assert_allclose(transformed(read, pair.points), pair.expected, atol=1e-4)
+    read = ants.read_transform(path)
     found = [ants.apply_ants_transform_to_point(read, point) for point in pair.points]
     np.testing.assert_allclose(found, pair.expected, atol=1e-4)
 
 
 def test_displacement_field_is_the_transform_at_the_voxels_of_the_fixed_image(pair, tmp_path):
-    sitk = pytest.importorskip("SimpleITK")
-    field = total_displacement_field(pair.transforms[0], pair.fixed)
-    itk.imwrite(field, str(tmp_path / "field.nii.gz"))
+    sitk.WriteImage(displacement_image(pair.written[0], pair.fixed), str(tmp_path / "field.nii.gz"))
     image = sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64)
     read = sitk.DisplacementFieldTransform(image)
     indices = np.random.default_rng(3).integers(3, np.array(pair.fixed.shape) - 3, (50, pair.fixed.dims))
     points = pair.fixed.to_mm(indices)
     np.testing.assert_allclose(transformed(read, points), transformed(pair.transforms[0], points), atol=1e-3)
+
+
+def test_one_voxel_that_flies_off_neither_widens_the_field_nor_moves_the_others(pair):
+    phi = pair.phi.clone()
+    phi[(0, slice(None), *[size // 2 for size in phi.shape[2:]])] += 0.3
+    usual, odd = (PhysicalMap.of(each, pair.fixed, pair.moving) for each in (pair.phi, phi))
+    assert odd.grid.shape == usual.grid.shape
+    moved = np.linalg.norm(odd.after - usual.after, axis=-1) > 0.1  # mm
+    assert moved.mean() < 0.05
 
 
 def test_identity_between_an_image_and_itself_moves_nothing():
