@@ -67,9 +67,8 @@ def test_files_are_those_that_itk_writes(pair, tmp_path):
             (key, _, value), (other_key, _, expected) = line.partition(": "), other_line.partition(": ")
             assert key == other_key
             if "Parameters" in key:  # to the bit, but for the order in which the nearest affine was summed
-                np.testing.assert_allclose(np.array(value.split(), float), np.array(expected.split(), float), atol=1e-4)
-                    *(np.array(v.split(), float) for v in (value, expected)), atol=1e-4
-                )
+                found, expected = (np.array(each.split(), float) for each in (value, expected))
+                np.testing.assert_allclose(found, expected, atol=1e-4)
             else:
                 assert value == expected
 
