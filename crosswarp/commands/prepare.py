@@ -165,7 +165,9 @@ def describe(datalist: Datalist, facts: Facts) -> str:
             labelled = sum("label" in record for record in records)
             subjects = len({record["subject"] for record in records})
             sizes = _range(fact.grid.shape for fact in images)
-            spacings = _range(fact.grid.spacing for fact in images if fact.spacing_known) or "not stated"
+            spacings = (
+                _range(tuple(fact.grid.spacing) for fact in images if fact.spacing_known) or "not stated"
+            )
             counts = f"{len(records):7}{labelled:7}{subjects:9}"
             lines.append(f"{modality.name:12}{section:18}{counts}  {sizes:24}{spacings}")
     people = appearances(datalist).values()

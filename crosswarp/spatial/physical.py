@@ -15,6 +15,7 @@ import itk
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 
 from .alignment import apply_affine
 from .grid import Grid, Matrix
@@ -157,7 +158,7 @@ def itk_transforms(phi: torch.Tensor, fixed: Grid, moving: Grid) -> tuple[Any, A
     """
     dims, found = fixed.dims, PhysicalMap.of(phi, fixed, moving)
 
-    def linear(matrix: Matrix) -> Any:
+    def linear(matrix: NDArray[Any]) -> Any:
         transform = itk.AffineTransform[itk.D, dims].New()
         transform.SetMatrix(itk.matrix_from_array(np.ascontiguousarray(matrix[:-1, :-1])))
         transform.SetTranslation(matrix[:-1, -1].tolist())

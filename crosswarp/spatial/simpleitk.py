@@ -5,8 +5,11 @@ They are those of :func:`~.physical.itk_transforms`. ITK's own take nine seconds
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from .grid import Grid, Matrix
 from .physical import PhysicalMap
@@ -15,7 +18,7 @@ from .physical import PhysicalMap
 def simpleitk_transforms(found: PhysicalMap) -> tuple[sitk.CompositeTransform, sitk.CompositeTransform]:
     """Return the transform that takes fixed points to moving ones, and the one that does the reverse."""
 
-    def linear(matrix: Matrix) -> sitk.Transform:
+    def linear(matrix: NDArray[Any]) -> sitk.Transform:
         return sitk.AffineTransform(matrix[:-1, :-1].ravel().tolist(), matrix[:-1, -1].tolist())
 
     def field(vectors: Matrix) -> sitk.Transform:
