@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..places import ROOT
@@ -19,6 +20,15 @@ def train(
         verbose: show what else is said, which otherwise only the run's `train.log` holds.
         overrides: ids of the config, those of a stage as `--<stage>#<id> value`.
     """
+    from ..runs.finished import finished_warnings, remember_finished
+
+    command = {"preset": preset, **overrides}
+    warnings = finished_warnings(Path(run), Path(datalist), command)
+    if warnings is not None:
+        print("\n- ".join([f"{run} is trained, and its inputs are unchanged: nothing is done.", *warnings]))
+        return
+    from ..release.contents import STAGES
+    from ..runs.stage import training_warnings
     from .running import run_config
 
     files = [ROOT / "configs" / "train.json"]
@@ -27,3 +37,4 @@ def train(
         files.append(overlays[preset])
     values = {"datalist": datalist, "run_dir": run, "preset": preset}
     run_config(files, ROOT, values, overrides | ({"verbose": True} if verbose else {}))
+    remember_finished(Path(run), Path(datalist), command, training_warnings(run, STAGES))

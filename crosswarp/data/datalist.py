@@ -235,6 +235,18 @@ def schema_faults(content: Any) -> list[str]:
     return faults
 
 
+def data_files(datalist: Datalist) -> list[Path]:
+    """Every file that a datalist names, in one order; a folder (a DICOM series) with all its files."""
+    paths = {
+        Path(record[key])
+        for modality in (datalist.source, datalist.target)
+        for record in modality.records()
+        for key in FILE_KEYS
+        if key in record
+    }
+    return [file for path in sorted(paths) for file in (path, *sorted(path.rglob("*"))) if not file.is_dir()]
+
+
 def datalist_digest(datalist: Datalist) -> str:
     """SHA-256 over the JSON content and the bytes of every file that it names, as a hexadecimal string.
 
@@ -247,17 +259,9 @@ def datalist_digest(datalist: Datalist) -> str:
     Raises:
         FileNotFoundError: when a file is missing.
     """
-    paths = {
-        Path(record[key])
-        for modality in (datalist.source, datalist.target)
-        for record in modality.records()
-        for key in FILE_KEYS
-        if key in record
-    }
-    files = [file for path in sorted(paths) for file in (path, *sorted(path.rglob("*"))) if not file.is_dir()]
     digest = hashlib.sha256(json.dumps(json.loads(datalist.path.read_bytes()), sort_keys=True).encode())
     with ThreadPoolExecutor() as pool:  # hashlib releases the GIL
-        for each in pool.map(file_digest, files):
+        for each in pool.map(file_digest, data_files(datalist)):
             digest.update(bytes.fromhex(each))
     return digest.hexdigest()
 
