@@ -10,26 +10,16 @@ from pathlib import Path
 import pytest
 
 from crosswarp.commands import COMMANDS
+from crosswarp.runs.finished import remember_finished
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, write_trained_run
 
-HEAVY = {
-    "torch",
-    "monai",
-    "ignite",
-    "matplotlib",
-    "itk",
-    "SimpleITK",
-    "scipy",
-    "nibabel",
-    "pydicom",
-    "jinja2",
-}
-LOADED = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+HEAVY = {"torch", "monai", "ignite", "matplotlib", "itk", "SimpleITK", "scipy", "nibabel", "pydicom"}
+LOADED = "import sys; print(*sys.modules, file=sys.stderr)"
 
 
 def loaded(code: str, folder: Path = ROOT) -> set[str]:
-    """The packages that are there after some code."""
+    """The modules that are there after some code."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", f"{code}\n{LOADED}"]
     finished = subprocess.run(
@@ -54,6 +44,13 @@ def test_the_package_needs_nothing() -> None:
 def test_help_and_faults_of_arguments_need_no_library_of_images(words: list[str]) -> None:
     found = loaded(calling(*words))
     assert "fire" in found and not found & HEAVY
+
+
+def test_a_finished_run_is_seen_without_what_trains(tmp_path: Path) -> None:
+    datalist = write_blob_cohort(tmp_path / "data")
+    remember_finished(write_trained_run(tmp_path / "run", datalist), datalist, {"preset": None})
+    found = loaded(calling("train", "--datalist", str(datalist), "--run", str(tmp_path / "run")))
+    assert "crosswarp.runs.finished" in found and not found & HEAVY
 
 
 def test_registering_wraps_nothing_of_itk(tmp_path: Path) -> None:
