@@ -26,7 +26,7 @@ ADAPTATION_LIMITS: Mapping[str, float] = {
     "size_mm": 1.4,
     "size_fraction": 1.6,
     "edges": 0.33,
-    "shape_fit": 0.85,
+    "shape_fit": 0.82,
     "stray": 0.1,
     "self_agreement": 0.7,
     "lost_shape_fit": 0.05,
