@@ -24,7 +24,7 @@ from .. import __version__
 from ..data import Datalist, check_datalist, check_people, datalist_digest
 from ..files import file_digest
 from ..terminal import show_messages, write_log
-from ..training import LAST_EPOCH, Checkpoints, ThreadsByLoad
+from ..training import LAST_EPOCH, Checkpoints, choose_threads
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, read_json, run_values, write_json
 from .config import check_overrides, running_parser
 from .origin import check_origin
@@ -129,7 +129,7 @@ class Stage:
         self.folder = self.run_dir / name
         self.datalist = datalist
         self.inputs = list(inputs or ())
-        self._fingerprint, self._started, self._seconds = "", 0.0, 0.0
+        self._fingerprint, self._started, self._seconds, self._threads = "", 0.0, 0.0, 0
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -202,8 +202,8 @@ class Stage:
         write_json(self.folder / "configs" / "train.json", config)
         copy_bundle_files(self.bundle_root, self.folder)
         write_inference_config(self.bundle_root / INFERENCE, run_values(parser), self.folder)
+        self._threads = choose_threads((self.manifest or {}).get("threads"))
         self._write_manifest(state="running", seconds=self._seconds)
-        ThreadsByLoad().fit()
         self._started = time.monotonic()
 
     def check_trained(self) -> None:
@@ -269,6 +269,7 @@ class Stage:
         common: Mapping[str, Any] = {
             "stage": self.name,
             "fingerprint": self._fingerprint,
+            "threads": self._threads,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "inputs": self.input_digests(),
             "versions": package_versions(),

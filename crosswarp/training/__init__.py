@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .pseudo_labels import PseudoLabels
     from .registration import PreparePairs
     from .result_checks import RegistrationCheck, SegmentationCheck
-    from .threads import ThreadsByLoad
+    from .threads import choose_threads
 else:
     __getattr__, __dir__ = lazily(__name__, __file__)
 
@@ -51,10 +51,10 @@ __all__ = [
     "RegistrationCheck",
     "SeedEpochs",
     "SegmentationCheck",
-    "ThreadsByLoad",
     "TrainingError",
     "TrainingGuard",
     "ZipBatches",
+    "choose_threads",
     "count_components",
     "fast_bfloat16",
     "keep_components",

@@ -20,7 +20,6 @@ from ..finite import non_finite
 from ..networks import MultiStepRegistration
 from ..terminal import PLAIN_LINES, LiveLine, console, end_line
 from .guard import TrainingError, TrainingGuard
-from .threads import ThreadsByLoad
 
 LAST_EPOCH = "last epoch"  # what chooses the weights where nothing is validated
 
@@ -62,8 +61,7 @@ class Checkpoints:
     In ``folder``: ``last.pt``, all that is needed to go on; ``best.pt``, the weights of ``network`` at the
     best value of the evaluator's key metric (without an evaluator: the latest); ``history.json``, the metrics
     of trainer and evaluator by epoch. Place it after the ``ValidationHandler`` in the trainer's handlers.
-    Nothing with NaN or infinity is written: a ``TrainingGuard`` over the objects stops such a training. The
-    number of threads goes by the load of the machine, see ``ThreadsByLoad``.
+    Nothing with NaN or infinity is written: a ``TrainingGuard`` over the objects stops such a training.
 
     Args:
         folder: where the files are. A ``last.pt`` found there when training starts is resumed from.
@@ -99,7 +97,6 @@ class Checkpoints:
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
         self.guard.attach(engine)
-        ThreadsByLoad().attach(engine)
         engine.add_event_handler(Events.STARTED, self.resume)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 

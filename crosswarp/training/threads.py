@@ -1,4 +1,4 @@
-"""How many threads a training on the CPU computes with, on a machine that others use too.
+"""How many threads a stage computes with on the CPU, on a machine that others use too.
 
 The threads of a step wait for each other a thousand times. Where something else takes a core for a while, all
 of them wait for the one that has none, and two threads are several times slower than one.
@@ -10,59 +10,52 @@ import logging
 import math
 import os
 import time
+from functools import cache
 from pathlib import Path
 
 import torch
-from ignite.engine import Engine, Events
 from torch.nn import functional
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 15.0  # seconds between two measurements
 WINDOW = 0.05  # seconds that a measurement computes with a number of threads, twice
-GAIN = 1.1  # another number has to be faster by this factor
+GAIN = 1.25  # fewer threads have to be faster by this factor: alone, nothing changes
 
 
-class ThreadsByLoad:
-    """Lets torch compute with as many threads as are fastest at present: all, half of them, ..., or one.
+def choose_threads(recorded: int | None = None) -> int:
+    """Let torch compute with as many threads as are fastest now: all, half of them, ..., or one.
 
-    It measures when a training starts and every quarter of a minute after that, for some tenths of a second.
-    On a machine of one's own nothing changes. Sums have another order with another number of threads, so that
-    a training is repeated to the bit where each epoch has the same number. Whoever sets ``OMP_NUM_THREADS``
-    has chosen it for good.
+    Sums have another order with another number of threads. A stage therefore keeps the number that it began
+    with, also where it goes on after an interruption: it ends with the same bits. Measuring takes some tenths
+    of a second. Whoever sets ``OMP_NUM_THREADS`` has chosen.
+
+    Args:
+        recorded: what the stage began with; None to measure.
+
+    Returns:
+        the number of threads.
     """
+    most = all_threads()
+    if "OMP_NUM_THREADS" in os.environ or most == 1:
+        return torch.get_num_threads()
+    if recorded is not None:
+        torch.set_num_threads(min(recorded, most))
+        return torch.get_num_threads()
+    speeds = dict.fromkeys(halves(most), 0.0)
+    for count in (*speeds, *reversed(speeds)):  # both ways: load may come and go meanwhile
+        speeds[count] += speed(count)
+    best = max(speeds, key=lambda count: speeds[count])
+    chosen = best if speeds[best] > GAIN * speeds[most] else most
+    torch.set_num_threads(chosen)
+    if chosen < most:
+        logger.info(f"  computes with {chosen} of {most} threads: others work on this machine")
+    return chosen
 
-    def __init__(self) -> None:
-        self.most = min(torch.get_num_threads(), available_cores())
-        self.fixed = self.most == 1 or "OMP_NUM_THREADS" in os.environ
-        self.due = -math.inf
 
-    def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_STARTED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Measure, if it is time to."""
-        device = getattr(engine.state, "device", None)
-        if not self.fixed and device is not None and torch.device(device).type == "cpu":
-            self.fit()
-
-    def fit(self) -> None:
-        """Choose the number of threads, if it is time to."""
-        if self.fixed or time.monotonic() < self.due:
-            return
-        current = min(torch.get_num_threads(), self.most)
-        counts = [current, *(n for n in halves(self.most) if n != current)]
-        speeds = dict.fromkeys(counts, 0.0)
-        for count in (*counts, *reversed(counts)):  # both ways: load may come and go meanwhile
-            speeds[count] += speed(count)
-        best = max(counts, key=lambda count: speeds[count])
-        chosen = best if speeds[best] > GAIN * speeds[current] else current
-        torch.set_num_threads(chosen)
-        if chosen != current:
-            why = "others work on this machine" if chosen < current else "they are free again"
-            logger.info(f"  computes with {chosen} of {self.most} threads: {why}")
-        self.due = time.monotonic() + INTERVAL
+@cache
+def all_threads() -> int:
+    """The threads that torch has before any are chosen, and no more than there are cores for."""
+    return min(torch.get_num_threads(), available_cores())
 
 
 def halves(count: int) -> list[int]:

@@ -216,6 +216,18 @@ def test_time_of_a_finished_training_is_kept_when_it_is_begun_again(bundle):
     assert bundle.train(learning_rate=0.5)["seconds"] < 10
 
 
+def test_a_stage_that_goes_on_computes_with_the_threads_it_began_with(bundle, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        "crosswarp.runs.stage.choose_threads", lambda known: taken.append(known) or known or 3
+    )
+    bundle.begin()
+    assert bundle.manifest["threads"] == 3
+    assert bundle.train()["threads"] == 3
+    bundle.begin(learning_rate=0.2)
+    assert taken == [None, 3, None]
+
+
 def judge(warnings=(), **limits):
     """What finalize adds to judge the result by a check that finds the given things."""
     check = {"_target_": "tests.runs.test_stage.Check", "warnings": list(warnings), **limits}

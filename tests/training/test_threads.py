@@ -6,23 +6,21 @@ import os
 
 import pytest
 import torch
-from ignite.engine import Engine
 
 from crosswarp.training import threads
-from crosswarp.training.threads import ThreadsByLoad, available_cores, halves
+from crosswarp.training.threads import available_cores, choose_threads, halves
 
 
 class Machine:
     """Cores on which others may work: how fast steps are with a number of threads."""
 
     def __init__(self, monkeypatch, cores=4):
-        self.speeds, self.threads, self.now, self.measured = {}, cores, 0.0, []
+        self.speeds, self.threads, self.measured = {}, cores, []
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-        monkeypatch.setattr(threads, "available_cores", lambda: cores)
+        monkeypatch.setattr(threads, "all_threads", lambda: cores)
         monkeypatch.setattr(torch, "get_num_threads", lambda: self.threads)
         monkeypatch.setattr(torch, "set_num_threads", self.set)
         monkeypatch.setattr(threads, "speed", self.speed)
-        monkeypatch.setattr(threads.time, "monotonic", lambda: self.now)
 
     def set(self, count):
         self.threads = count
@@ -41,52 +39,40 @@ def machine(monkeypatch):
 QUIET, BUSY, HALF = {4: 300, 2: 190, 1: 100}, {4: 20, 2: 40, 1: 90}, {4: 50, 2: 150, 1: 100}
 
 
-def test_all_are_used_alone_one_or_some_beside_others_and_all_again(machine, caplog):
-    load = ThreadsByLoad()
+@pytest.mark.parametrize(
+    ("speeds", "chosen"), [(QUIET, 4), (BUSY, 1), (HALF, 2), ({4: 100, 2: 115, 1: 124}, 4)]
+)
+def test_all_are_used_alone_one_or_some_beside_others(machine, caplog, speeds, chosen):
+    machine.speeds = speeds
     with caplog.at_level("INFO"):
-        for speeds, chosen in ((QUIET, 4), (BUSY, 1), (HALF, 2), (QUIET, 4)):
-            machine.speeds = speeds
-            load.fit()
-            assert machine.threads == chosen
-            machine.now += threads.INTERVAL
-    assert caplog.messages == [
-        "  computes with 1 of 4 threads: others work on this machine",
-        "  computes with 2 of 4 threads: they are free again",
-        "  computes with 4 of 4 threads: they are free again",
-    ]
+        assert choose_threads() == machine.threads == chosen
+    said = f"  computes with {chosen} of 4 threads: others work on this machine"
+    assert caplog.messages == ([said] if chosen < 4 else [])
+    assert machine.measured == [4, 2, 1, 1, 2, 4]
 
 
-def test_what_is_hardly_faster_changes_nothing(machine):
-    load = ThreadsByLoad()
-    machine.speeds = {4: 100, 2: 105, 1: 109}
-    load.fit()
-    assert machine.threads == 4
-
-
-def test_it_measures_now_and_then(machine):
-    load, machine.speeds = ThreadsByLoad(), QUIET
-    for machine.now in (0.0, 1.0, threads.INTERVAL - 1, threads.INTERVAL + 1):
-        load.fit()
-    assert machine.measured == 2 * [4, 2, 1, 1, 2, 4]
-
-
-def test_a_number_that_was_given_and_one_thread_stay(machine, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    ThreadsByLoad().fit()
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    machine.threads = 1
-    ThreadsByLoad().fit()
+def test_a_stage_that_goes_on_keeps_its_number_as_far_as_there_are_cores(machine):
+    assert choose_threads(recorded=2) == machine.threads == 2
+    assert choose_threads(recorded=8) == machine.threads == 4
     assert machine.measured == []
 
 
-@pytest.mark.parametrize(("device", "measures"), [("cpu", True), ("cuda:0", False), (None, False)])
-def test_a_training_on_a_gpu_is_left_alone(machine, device, measures):
+def test_the_next_stage_may_have_all_again(machine):
+    machine.speeds = BUSY
+    choose_threads()
     machine.speeds = QUIET
-    engine = Engine(lambda engine, batch: None)
-    ThreadsByLoad().attach(engine)
-    engine.state.device = device
-    engine.run([0, 1], max_epochs=1)
-    assert bool(machine.measured) is measures
+    assert choose_threads() == 4
+
+
+def test_a_number_that_was_given_and_one_thread_stay(machine, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    machine.threads = 3
+    assert choose_threads(recorded=2) == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    machine.threads = 1
+    monkeypatch.setattr(threads, "all_threads", lambda: 1)
+    assert choose_threads() == 1
+    assert machine.measured == []
 
 
 def test_measuring_draws_no_random_numbers_and_leaves_no_gradients():
