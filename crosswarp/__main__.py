@@ -8,7 +8,7 @@ import sys
 import fire
 
 from .commands import COMMANDS
-from .commands.arguments import command_line
+from .commands.arguments import asks_for_help, command_line
 from .errors import last_words
 
 # Threads that wait should spin briefly, then sleep: without spinning small networks take twice as long, those
@@ -21,7 +21,12 @@ def main() -> None:
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     try:
-        fire.Fire(COMMANDS, command=command_line(sys.argv[1:], COMMANDS), name="crosswarp")
+        words = command_line(sys.argv[1:], COMMANDS)
+        if not asks_for_help(words):
+            from .terminal import show_messages  # rich, which help does without
+
+            show_messages()
+        fire.Fire(COMMANDS, command=words, name="crosswarp")
     except (Exception, KeyboardInterrupt) as error:
         if (words := last_words(error)) is None:
             raise

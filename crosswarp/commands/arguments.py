@@ -114,6 +114,11 @@ def parse_function(annotation: Any) -> Callable[[str], Any]:
     raise TypeError(f"Expected a parameter of text, numbers, a flag or names of labels, got {annotation}.")
 
 
+def asks_for_help(words: list[str]) -> bool:
+    """Whether fire says what there is, and no command runs."""
+    return not words or bool({"-h", "--help"} & set(words))
+
+
 def command_line(words: list[str], commands: Mapping[str, Callable[..., Any]]) -> list[str]:
     """What is typed, checked; fire says what there is where nothing or `--help` is.
 
@@ -124,7 +129,7 @@ def command_line(words: list[str], commands: Mapping[str, Callable[..., Any]]) -
     Raises:
         ValueError: for an unknown command, or naming all that is wrong with its arguments.
     """
-    if not words or {"-h", "--help"} & set(words):
+    if asks_for_help(words):
         return words
     name, *arguments = words
     if name not in commands:

@@ -91,9 +91,7 @@ def prepare(
         DatalistError: (a `ValueError`) naming every problem found.
     """
     from ..data.checks import find_faults, read_facts, warn_of_missing_spacing
-    from ..terminal import show_messages
 
-    show_messages()
     _check_names({"--data": data, "--out": out, "--source": source, "--target": target})
     data, out = Path(data).absolute(), Path(out).absolute()
     modalities = {"source": source, "target": target}

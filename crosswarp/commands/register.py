@@ -34,7 +34,6 @@ def register(
     """
     from ..inference.registrar import load
     from ..runs.config import verbatim
-    from ..terminal import show_messages
 
     values = {
         "moving": moving,
@@ -45,6 +44,5 @@ def register(
     }
     if twice := sorted({"bundle_root", *values} & overrides.keys()):
         raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
-    show_messages()
     load(models, **verbatim(values), **overrides).register_files()
     print(f"Wrote {out}.")
