@@ -65,8 +65,10 @@ def schedule_faults(parser: ConfigParser, identifier: str) -> Iterator[str]:
     config = parser.get(identifier)
     if not isinstance(config, dict) or "_target_" not in config:
         return
+    keys = [key for key in config if not key.startswith("_") and key != "optimizer"]
+    if any("@train#" in str(config[key]) for key in keys):  # as schedules within it
+        return
     try:
-        keys = [key for key in config if not key.startswith("_") and key != "optimizer"]
         values = {key: parser.get_parsed_content(f"{identifier}#{key}") for key in keys}
     except Exception:  # an expression of what only the training makes
         return
