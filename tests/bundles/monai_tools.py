@@ -1,7 +1,7 @@
 """MONAI's own tools on an unpacked bundle: `test_packaged.py` runs this in its folder, from standard input.
 
-Takes the datalist, the folder of a run and a folder for exports. The bundle's `scripts` is the only code of ours
-that is used, whatever is installed.
+Takes the datalist, the folder of a run and a folder for exports. The bundle's `scripts` is the only code of
+ours that is used, whatever is installed.
 """
 
 import json
