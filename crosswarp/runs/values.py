@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from numbers import Integral, Real
 from pydoc import locate
@@ -24,6 +25,7 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     **dict.fromkeys(("segmentation_learning_rate", "discriminator_learning_rate"), (Real, 0, 1e30)),
 }
 NONE_ALLOWED = ("max_augmented_pairs",)  # for no limit
+MADE_IN_TRAINING = re.compile("@train(#|::)")  # MONAI takes either, and writes the second
 SCHEDULERS = ("train#scheduler", "train#discriminator_scheduler")
 
 
@@ -66,7 +68,7 @@ def schedule_faults(parser: ConfigParser, identifier: str) -> Iterator[str]:
     if not isinstance(config, dict) or "_target_" not in config:
         return
     keys = [key for key in config if not key.startswith("_") and key != "optimizer"]
-    if any("@train#" in str(config[key]) for key in keys):  # as schedules within it
+    if any(MADE_IN_TRAINING.search(str(config[key])) for key in keys):  # as schedules within it
         return
     try:
         values = {key: parser.get_parsed_content(f"{identifier}#{key}") for key in keys}

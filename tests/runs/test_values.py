@@ -65,7 +65,7 @@ def test_a_schedule_that_torch_cannot_follow_is_named_with_what_it_was_given():
     assert not list(schedule_faults(config(max_epochs=3), "train#scheduler"))
     assert not list(schedule_faults(config(**{"train#scheduler#max_lr": [0.1, 0.2]}), "train#scheduler"))
     assert not list(schedule_faults(config(max_epochs=2, steps_per_epoch="$len(@absent)"), "train#scheduler"))
-    inner = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@train#optimizer"}
+    inner = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@train::optimizer"}
     several = {"_target_": "torch.optim.lr_scheduler.SequentialLR", "schedulers": [inner], "milestones": []}
     assert not list(schedule_faults(config(**{"train#scheduler": several}), "train#scheduler"))
 
