@@ -256,7 +256,7 @@ def test_two_releases_do_not_mix_their_code(tmp_path: Path) -> None:
     app = packaged_app(tmp_path, 2)
     models = ["source_segmentation", "source_segmentation_v9.9.9"]
     shutil.copytree(app / "model" / models[0], app / "model" / models[1])
-    code = app / "model" / models[1] / "scripts" / "transforms" / "serving.py"
+    code = app / "model" / models[1] / "scripts" / "inference" / "serving.py"
     text = code.read_text()
     assert text.count("label.argmax(0)") == 1
     code.write_text(text.replace("label.argmax(0)", "label.argmax(0) + 10"))
