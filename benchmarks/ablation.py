@@ -28,16 +28,9 @@ from torch import nn
 
 from crosswarp.commands.cohort import cohort
 from crosswarp.data import stack_samples
+from crosswarp.training.adaptation import CHEAP_TERMS, TERMS
 
-TRANSLATION = (
-    "adversarial",
-    "cycle",
-    "identity",
-    "translated_segmentation",
-    "cycle_segmentation",
-    "agreement",
-    "cycle_agreement",
-)
+TRANSLATION = tuple(term for term in TERMS if term not in CHEAP_TERMS)
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no style mixing": {"weights#mixed_segmentation": 0.0},

@@ -62,18 +62,29 @@ def show_messages(verbose: bool = False) -> None:
         verbose: show everything, with times, as Python's logging does.
     """
     close_log()
-    root = logging.getLogger()
-    noisy = [
-        name for name in root.manager.loggerDict if name.startswith("monai")
-    ]  # have handlers of their own
-    for logger in (root, *map(logging.getLogger, noisy)):
-        for handler in list(logger.handlers):
-            if handler is State.shown or getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
-                logger.removeHandler(handler)
-        logger.propagate = True
+    if State.shown is not None:
+        logging.getLogger().removeHandler(State.shown)
     State.verbose, State.shown = verbose, logging.StreamHandler(sys.stdout) if verbose else OwnMessages()
     _add(State.shown)
+    silence_others()
     warnings.showwarning = show_warning  # type: ignore[assignment] # what else is given is not used
+
+
+def silence_others() -> None:
+    """Take away what other libraries print with, where messages are shown.
+
+    Modules of MONAI bring handlers of their own: those that are imported later have to be silenced again.
+    """
+    if State.shown is None:
+        return
+    root = logging.getLogger()
+    noisy = [name for name in root.manager.loggerDict if name.startswith("monai")]
+    for logger in (root, *map(logging.getLogger, noisy)):
+        for handler in list(logger.handlers):
+            own = handler is State.shown
+            if not own and getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
+                logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def write_log(path: Path) -> None:

@@ -91,7 +91,9 @@ def prepare(
         DatalistError: (a `ValueError`) naming every problem found.
     """
     from ..data.checks import find_faults, read_facts, warn_of_missing_spacing
+    from ..terminal import silence_others
 
+    silence_others()
     _check_names({"--data": data, "--out": out, "--source": source, "--target": target})
     data, out = Path(data).absolute(), Path(out).absolute()
     modalities = {"source": source, "target": target}

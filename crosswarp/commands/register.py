@@ -34,6 +34,7 @@ def register(
     """
     from ..inference.registrar import load
     from ..runs.config import verbatim
+    from ..terminal import silence_others
 
     values = {
         "moving": moving,
@@ -44,5 +45,6 @@ def register(
     }
     if twice := sorted({"bundle_root", *values} & overrides.keys()):
         raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
+    silence_others()
     load(models, **verbatim(values), **overrides).register_files()
     print(f"Wrote {out}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..places import ROOT
+from ..places import ROOT, STAGES
 
 
 def train(
@@ -27,7 +27,6 @@ def train(
     if warnings is not None:
         print("\n- ".join([f"{run} is trained, and its inputs are unchanged: nothing is done.", *warnings]))
         return
-    from ..release.contents import STAGES
     from ..runs.stage import training_warnings
     from .running import run_config
 

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import Notice, reason
-from ..places import META, STAGES
 from ..wording import printable
 from .archive import Archive
 from .contents import MODEL_INFO, SCHEMA, Contents, Inspection
 
-__all__ = ["META", "MODEL_INFO", "SCHEMA", "STAGES", "BundleError", "inspect", "unpack"]
+__all__ = ["MODEL_INFO", "SCHEMA", "BundleError", "inspect", "unpack"]
 
 
 class BundleError(ValueError):

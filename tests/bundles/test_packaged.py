@@ -13,7 +13,8 @@ from monai.bundle import download, load_bundle_config
 
 from crosswarp.commands.package import package
 from crosswarp.files import file_digest
-from crosswarp.release.verify import META, inspect, unpack
+from crosswarp.places import META
+from crosswarp.release.verify import inspect, unpack
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import STAGES, write_trained_run
 

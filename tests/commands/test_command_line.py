@@ -73,6 +73,8 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
         text=True,
     )
     assert finished.returncode == 0, finished.stderr
+    verdict, written = finished.stdout.splitlines()  # and nothing of MONAI's
+    assert "coldtest0_to_warmtest1: " in verdict and written == "Wrote out."
     (warped,) = (elsewhere / "out").glob("*_warped.nii.gz")
     moving, fixed = (nib.load(images / f"{name}.nii.gz") for name in ("coldtest0", "warmtest1"))
     # the registration is the identity, and both images have the same grid

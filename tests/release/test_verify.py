@@ -19,9 +19,10 @@ import torch
 from crosswarp.__main__ import main
 from crosswarp.commands.package import package
 from crosswarp.commands.verify import verify
+from crosswarp.places import META
 from crosswarp.release import archive as module
 from crosswarp.release.package import zipped
-from crosswarp.release.verify import META, BundleError, inspect, unpack
+from crosswarp.release.verify import BundleError, inspect, unpack
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import write_trained_run
 
