@@ -21,12 +21,12 @@ def main() -> None:
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     try:
-        words = command_line(sys.argv[1:], COMMANDS)
-        if not asks_for_help(words):
+        typed = command_line(sys.argv[1:], COMMANDS)
+        if not asks_for_help(typed):
             from .terminal import show_messages  # rich, which help does without
 
             show_messages()
-        fire.Fire(COMMANDS, command=words, name="crosswarp")
+        fire.Fire(COMMANDS, command=typed, name="crosswarp")
     except (Exception, KeyboardInterrupt) as error:
         if (words := last_words(error)) is None:
             raise

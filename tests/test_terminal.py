@@ -34,6 +34,7 @@ def as_before(monkeypatch):
     """Leave logging and warnings of the process as they were."""
     root, show = logging.getLogger(), warnings.showwarning
     handlers, level = list(root.handlers), root.level
+    verbose, shown = terminal.State.verbose, terminal.State.shown
     monkeypatch.setenv("TERM", "xterm")
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
@@ -41,7 +42,7 @@ def as_before(monkeypatch):
     close_log()
     root.handlers[:], warnings.showwarning = handlers, show
     root.setLevel(level)
-    terminal.State.verbose, terminal.State.shown = False, None
+    terminal.State.verbose, terminal.State.shown = verbose, shown
 
 
 @pytest.fixture(params=[80, 120])
