@@ -2,14 +2,16 @@
 
 ::
 
-    {"name": "knee", "spatial_dims": 2, "spatial_size": [256, 256],
+    {"name": "knee", "spatial_dims": 2, "spatial_size": [256, 256], "spacing": [0.9, 0.9],
      "labels": {"0": "background", "1": "femur", "2": "tibia", "3": "fibula"},
      "source": {"name": "dxa", "channels": 1,
                 "train_labelled": [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz", "subject": "a"}],
                 "train_unlabelled": [{"image": "images/b.nii.gz", "subject": "b"}], "val": [], "test": []},
      "target": {"name": "xray", "channels": 1, "train_unlabelled": [], "val": [], "test": []}}
 
-Paths are relative to the file. `source` is the modality with the few labels; labels of the target's `val`
+Paths are relative to the file. `spacing` is that of the networks' grid in mm, for both modalities; where it
+is absent or null, the grid spans the whole extent of each image. A record may say `side`, ``left`` or
+``right``: all of them do or none. `source` is the modality with the few labels; labels of the target's `val`
 and `test` records are optional and never read in training. One subject is one person in both modalities,
 unless the datalist says ``"subjects": "per_modality"``. What stands *in* the files, and that no person is in
 two splits, is checked by :func:`~.checks.check_datalist`.
@@ -22,6 +24,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,13 +37,14 @@ from ..wording import did_you_mean, printable, shown
 
 MAX_BYTES = 16 * 2**20
 MAX_VOXELS = 2**28  # of the networks' grid: more than any GPU trains
+SIDES = ("left", "right")
 MAX_NAME = 200
 MAX_PATH = 1000
 SECTIONS = ("train_labelled", "train_unlabelled", "val", "test")
 FILE_KEYS = ("image", "label", "landmarks")
-RECORD_KEYS = (*FILE_KEYS, "subject")
+RECORD_KEYS = (*FILE_KEYS, "subject", "side")
 MODALITY_KEYS = ("name", "channels", *SECTIONS)
-KEYS = ("name", "spatial_dims", "spatial_size", "labels", "subjects", "source", "target")
+KEYS = ("name", "spatial_dims", "spatial_size", "spacing", "labels", "subjects", "source", "target")
 SUBJECTS = ("shared", "per_modality")
 FOLDED = 8  # so many faults of one kind are told one by one
 
@@ -82,7 +86,7 @@ def _told(faults: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Modality:
-    """One modality; a record is a dict of `image`, `subject` and, if present, `label`, `landmarks`.
+    """One modality; a record is a dict of `image`, `subject` and, if present, `label`, `landmarks`, `side`.
 
     Attributes:
         name: name of the modality, used in file names and reports.
@@ -122,6 +126,8 @@ class Datalist:
         source: the modality with the few labels.
         target: the modality without.
         subjects: ``shared`` where equal subjects in both modalities are one person, else ``per_modality``.
+        spacing: of the networks' grid in mm, one entry per spatial axis; None where it spans the extent of
+            each image.
     """
 
     name: str
@@ -132,6 +138,7 @@ class Datalist:
     source: Modality
     target: Modality
     subjects: str = "shared"
+    spacing: list[float] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -196,7 +203,7 @@ def parse_datalist(content: Any, path: Path) -> Datalist:
         )
         for key in ("source", "target")
     }
-    labels = content["labels"]
+    labels, spacing = content["labels"], content.get("spacing")
     return Datalist(
         name=content["name"],
         path=path,
@@ -205,6 +212,7 @@ def parse_datalist(content: Any, path: Path) -> Datalist:
         label_names=[labels[str(value)] for value in range(len(labels))],
         **modalities,
         subjects=content.get("subjects", "shared"),
+        spacing=None if spacing is None else [float(length) for length in spacing],
     )
 
 
@@ -225,14 +233,16 @@ def schema_faults(content: Any) -> list[str]:
         faults.append(f"spatial_size: expected a list of {dims} positive integers, got {shown(size)}")
     elif math.prod(size) > MAX_VOXELS:
         faults.append(f"spatial_size: expected a grid that a network can take, got {shown(size)} voxels")
-    faults += _label_faults(content.get("labels"))
+    faults += _spacing_faults(content.get("spacing"), dims) + _label_faults(content.get("labels"))
     if (subjects := content.get("subjects", "shared")) not in SUBJECTS:
         faults.append(f"subjects: expected one of {', '.join(SUBJECTS)}, got {shown(subjects)}")
     for key in ("source", "target"):
         faults += _modality_faults(key, content.get(key))
-    if not faults and content["source"]["name"] == content["target"]["name"]:
+    if faults:
+        return faults
+    if content["source"]["name"] == content["target"]["name"]:
         faults.append(f"source and target are both named {content['source']['name']!r}; rename one of them")
-    return faults
+    return faults + _partial_side_faults(content)
 
 
 def data_files(datalist: Datalist) -> list[Path]:
@@ -274,6 +284,31 @@ def _absolute(record: dict[str, str], folder: Path) -> dict[str, str]:
 
 def _is_positive_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_length(value: Any) -> bool:
+    """Whether a value is a positive, finite number, as a length in mm is."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 < value <= sys.float_info.max
+
+
+def _spacing_faults(spacing: Any, dims: Any) -> list[str]:
+    if spacing is None or dims not in (2, 3):  # without dimensions nobody knows how many entries are right
+        return []
+    if isinstance(spacing, list) and len(spacing) == dims and all(map(is_length, spacing)):
+        return []
+    return [f"spacing: expected a list of {dims} positive numbers (mm), or null, got {shown(spacing)}"]
+
+
+def _partial_side_faults(content: dict[str, Any]) -> list[str]:
+    """Sides that some records of a datalist without other faults state and others do not."""
+    modalities = (content["source"], content["target"])
+    records = [record for each in modalities for section in SECTIONS for record in each.get(section, [])]
+    silent = [record["image"] for record in records if "side" not in record]
+    if len(silent) in (0, len(records)):
+        return []
+    count = f"{len(silent)} of {len(records)} records do not state it"
+    return [f"side: {count} (the first: {shown(silent[0])[1:-1]}); state it in all or in none"]
 
 
 def _name_faults(where: str, value: Any) -> list[str]:
@@ -351,6 +386,9 @@ def _record_faults(key: str, section: str, record: Any) -> list[str]:
             faults += path_faults(name, value)
         elif name == "subject":
             faults += _name_faults(name, value)
+        elif name == "side":
+            if value not in SIDES:
+                faults.append(f"side: expected {' or '.join(SIDES)}, got {shown(value)}")
         else:
             suggestion = did_you_mean(name, RECORD_KEYS)
             expected = f"expected one of {', '.join(RECORD_KEYS)}"

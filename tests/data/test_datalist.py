@@ -47,6 +47,41 @@ def test_records_are_those_of_the_sections_in_their_order(cohort):
     assert target.labelled("val") == [] and target.labelled("test") == target.test
 
 
+@pytest.mark.parametrize("spacing", [[0.5, 2], [1e-3, 1e3], None])
+def test_spacing_of_the_networks_grid(cohort, spacing):
+    assert load_datalist(cohort).spacing is None
+    loaded = load_datalist(edit(cohort, lambda content: content.update(spacing=spacing))).spacing
+    assert loaded == spacing and all(isinstance(length, float) for length in loaded or ())
+
+
+def test_sides_pass_through_where_all_records_state_them(cohort):
+    sides = {}
+
+    def declare(content):
+        for index, record in enumerate(records(content)):
+            record["side"] = sides[record["image"]] = ("left", "right")[index % 2]
+
+    datalist = load_datalist(edit(cohort, declare))
+    read = {each["image"]: each["side"] for m in (datalist.source, datalist.target) for each in m.records()}
+    assert read == {str(cohort.parent / image): side for image, side in sides.items()}
+    with pytest.raises(DatalistError) as raised:
+        load_datalist(edit(cohort, lambda content: content["target"]["val"][1].pop("side")))
+    assert raised.value.faults == [
+        f"side: 1 of {len(sides)} records do not state it (the first: images/coldval1.nii.gz); state it in "
+        "all or in none"
+    ]
+
+
+def records(content):
+    return [
+        record
+        for key in ("source", "target")
+        for part in content[key].values()
+        if isinstance(part, list)
+        for record in part
+    ]
+
+
 def test_absolute_paths_and_a_relative_datalist(cohort, monkeypatch):
     absolute = str(cohort.parent / "images" / "elsewhere.nii.gz")
     edit(cohort, lambda content: content["source"]["test"][0].update(image=absolute))
@@ -139,6 +174,23 @@ def first(section: str, **values):
             lambda content: content.update(spatial_size=[]),
             "spatial_size: expected a list of 2 positive integers",
         ),
+        (lambda content: content.update(spacing=[1.0]), "spacing: expected a list of 2 positive numbers"),
+        (lambda content: content.update(spacing=0.5), "positive numbers (mm), or null, got 0.5"),
+        (lambda content: content.update(spacing="extent"), "(mm), or null, got 'extent'"),
+        (lambda content: content.update(spacing=[1, 0]), "(mm), or null, got [1, 0]"),
+        (lambda content: content.update(spacing=[1, -1.0]), "(mm), or null, got [1, -1.0]"),
+        (lambda content: content.update(spacing=[1, float("inf")]), "(mm), or null, got [1, inf]"),
+        (lambda content: content.update(spacing=[1, float("nan")]), "(mm), or null, got [1, nan]"),
+        (lambda content: content.update(spacing=[1, 10**400]), "(mm), or null, got [1, 1000"),
+        (lambda content: content.update(spacing=[1, True]), "(mm), or null, got [1, True]"),
+        (lambda content: content.update(spacing=[1, "1"]), "(mm), or null, got [1, '1']"),
+        (lambda content: content.update(spacng=[1, 1]), "'spacng' is unknown (did you mean spacing?)"),
+        (
+            first("val", side="L"),
+            "source.val[0] (images/warmval0.nii.gz): side: expected left or right, got 'L'",
+        ),
+        (first("val", side=None), "side: expected left or right, got None"),
+        (first("val", side=["left"]), "side: expected left or right, got ['left']"),
         (lambda content: content.update(labels={}), "labels: expected {"),
         (lambda content: content.update(labels={"0": "background"}), "labels: expected {"),
         (
