@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+FRAME = 190  # mm that the networks see along each axis: between what DXA and X-ray show on average
 
 
 def cohort(
@@ -18,6 +22,13 @@ def cohort(
     target_val: int = 10,
     target_test: int = 20,
     source: str = "dxa",
+    as_they_come: bool = False,
+    left: float | None = None,
+    scaled: float | None = None,
+    cropped: float | None = None,
+    pixel_sizes: float | None = None,
+    turned: float | None = None,
+    inverted: float | None = None,
 ) -> Path:
     """Write a cohort of knees as NIfTI files and the datalist that names them.
 
@@ -35,19 +46,37 @@ def cohort(
         target_val: target images for validation, without labels.
         target_test: labelled target images for the report.
         source: the modality with the labels, ``"dxa"`` or ``"xray"``.
+        as_they_come: pictures as real cohorts have them: a fair share of each of what follows, .2 to .5,
+            unless it is given. Without, all are right knees, upright, on squares of size x size pixels.
+        left: share of left knees, 0 to 1; records then say their ``side``. What is of the other side looks
+            mirrored.
+        scaled: share of people up to an eighth smaller or larger than others.
+        cropped: share of images with another field of view: smaller, cut along one axis, or wider. They have
+            other numbers of pixels.
+        pixel_sizes: share of images with other pixels, half to 1.25 times as large, some of them not square.
+        turned: share of the *test* images that are turned by 90, 180 or 270 degrees, or tilted by 10 to 25,
+            while their headers say that they are upright.
+        inverted: share of the *test* images in which bright and dark are exchanged.
 
     Returns:
         Path of ``datalist.json``.
 
     Raises:
         FileExistsError: when the folder holds another datalist.
-        ValueError: for another source.
+        ValueError: for another source, or what is no share.
     """
     wanted = {key: value for key, value in locals().items() if key != "folder"} | {"kind": "knee"}
 
-    from ..data.knee import LABELS, MODALITIES, draw_knee, save_picture
-    from ..terminal import LiveLine
+    from ..data.knee import LABELS, MODALITIES
+    from ..data.views import AS_THEY_COME, check_shares
 
+    shares = {
+        name: (usual if wanted["as_they_come"] else 0.0) if wanted[name] is None else wanted[name]
+        for name, usual in AS_THEY_COME.items()
+    }
+    check_shares(shares)
+    wanted = {key: value for key, value in wanted.items() if key not in {"as_they_come", *shares}}
+    wanted |= {name: share for name, share in shares.items() if share}  # the same cohorts as without shares
     if source not in MODALITIES:
         raise ValueError(f"Expected source in {MODALITIES}, got {source!r}.")
     if source == MODALITIES[0]:
@@ -74,32 +103,53 @@ def cohort(
             ("test", target_test, True),
         ],
     }
-    for name in ("images", "labels"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    content: dict = {
+    content: dict[str, Any] = {
         "name": "knee",
         "spatial_dims": 2,
         "spatial_size": [size, size],
+        "spacing": [FRAME / size] * 2,
         "labels": {str(value): name for value, name in enumerate(LABELS)},
     }
-    total = sum(count for sections in counts.values() for _, count, _ in sections)
-    with LiveLine("drawing knees", total, delay=2) as line:
-        target = next(each for each in MODALITIES if each != source)
-        for key, modality in (("source", source), ("target", target)):
-            content[key] = {"name": modality, "channels": 1}
-            index = 0
-            for section, count, labelled in counts[key]:
-                records = content[key][section] = []
-                for _ in range(count):
-                    index += 1
-                    subject = f"{modality}_{index:04d}"
-                    image, label, spacing = draw_knee(modality, index, size, seed)
-                    record = {"image": f"images/{subject}.nii.gz", "subject": subject}
-                    save_picture(image, spacing, folder / record["image"])
-                    if labelled:
-                        record["label"] = f"labels/{subject}.nii.gz"
-                        save_picture(label, spacing, folder / record["label"])
-                    records.append(record)
-                    line.advance()
+    target = next(each for each in MODALITIES if each != source)
+    for key, modality in (("source", source), ("target", target)):
+        content[key] = {"name": modality, "channels": 1} | {section: [] for section, _, _ in counts[key]}
+    sections = [(key, *each) for key in counts for each in counts[key]]
+    _write_knees(folder, content, sections, size, seed, shares)
     path.write_text(json.dumps(content | {"cohort": wanted}, indent=1))
     return path
+
+
+def _write_knees(
+    folder: Path,
+    content: Mapping[str, Any],
+    sections: list[tuple[str, str, int, bool]],
+    size: int,
+    seed: int,
+    shares: Mapping[str, float],
+) -> None:
+    """Draw the images and labels, and add their records to the datalist's content."""
+    from ..data.knee import MODALITIES, draw_knee, save_picture
+    from ..data.views import choose_view
+    from ..terminal import LiveLine
+
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    drawn = {"source": 0, "target": 0}
+    with LiveLine("drawing knees", sum(count for _, _, count, _ in sections), delay=2) as line:
+        for key, section, count, labelled in sections:
+            modality = content[key]["name"]
+            for _ in range(count):
+                drawn[key] += 1
+                subject = f"{modality}_{drawn[key]:04d}"
+                number = (seed, MODALITIES.index(modality), drawn[key])
+                view = choose_view(number, shares, section == "test")
+                image, label, spacing = draw_knee(modality, drawn[key], size, seed, view)
+                record = {"image": f"images/{subject}.nii.gz", "subject": subject}
+                save_picture(image, spacing, folder / record["image"])
+                if labelled:
+                    record["label"] = f"labels/{subject}.nii.gz"
+                    save_picture(label, spacing, folder / record["label"])
+                if shares["left"]:
+                    record["side"] = "left" if view.left else "right"
+                content[key][section].append(record)
+                line.advance()

@@ -1,7 +1,8 @@
 """A synthetic knee cohort in two modalities: DXA-like source and X-ray-like target, with exact labels.
 
-Every image is another right knee seen from the front (the fibula on the left of the picture), drawn
-from splines in millimetres, so that the same subject has the same anatomy at every image size. Bones are
+Every image is another knee seen from the front, a right one (the fibula on the left of the picture) unless
+its view says otherwise, drawn from splines in millimetres, so that the same subject has the same anatomy at
+every image size. Bones are
 projected as tubes: a shell of cortex around trabecular bone, which is what gives radiographs their bright
 outlines. The two modalities differ as the real ones do: DXA is coarse, noisy and shows bone only; X-ray is
 sharp and shows skin, fat, muscles and the patella in front of the femur, through a display window that
@@ -26,6 +27,8 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator, make_interp_spline
 from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 from scipy.spatial import cKDTree
+
+from .views import PLAIN, View
 
 LABELS = ("background", "femur", "tibia", "fibula")
 MODALITIES = ("dxa", "xray")
@@ -69,19 +72,20 @@ _GRID_X, _GRID_Y = _STEP * np.arange(-44, 45), _STEP * np.arange(-100, 101)
 
 
 def draw_knee(
-    modality: str, index: int, size: int, seed: int = 0
-) -> tuple[NDArray[np.int16], NDArray[np.uint8], float]:
+    modality: str, index: int, size: int, seed: int = 0, view: View = PLAIN
+) -> tuple[NDArray[np.int16], NDArray[np.uint8], tuple[float, float]]:
     """Draw one subject.
 
     Args:
         modality: ``"dxa"`` (mg/cm² of bone) or ``"xray"`` (display values 0 to 4095).
         index: number of the subject in its modality.
-        size: image size in pixels, both axes.
+        size: image size in pixels, both axes; another view may have others.
         seed: seed of the population.
+        view: how the picture is taken and stored.
 
     Returns:
         Image and label of shape ``[size, size]``, first axis left to right, second axis top to bottom (the
-        order of ITK), and the pixel spacing in mm.
+        order of ITK), and the pixel spacing in mm along both axes. Those of a turned view are turned.
 
     Raises:
         ValueError: for another modality.
@@ -95,30 +99,42 @@ def draw_knee(
     angle = np.deg2rad(rng.uniform(-7, 7) if modality == "dxa" else rng.uniform(-10, 10))
     shift = rng.uniform(-8, 8, 2) if modality == "dxa" else rng.uniform(-14, 14, 2)
 
-    def anatomy_points(pixels: int) -> tuple[Array, Array]:
-        """Where the pixels lie in the picture and in the anatomy, in mm, `[2, pixels, pixels]` each."""
-        axis = ((np.arange(pixels) + 0.5) / pixels - 0.5) * field_of_view
-        picture = np.stack(np.meshgrid(axis, axis, indexing="ij"))
+    shape, pixel = np.array(view.shape(size)), np.array(view.pixel)
+    field = field_of_view * (shape * pixel / size)  # of whole pixels
+    angle += np.deg2rad(view.tilt)
+
+    def anatomy_points(factor: int) -> tuple[Array, Array]:
+        """Where the pixels lie in the picture and in the anatomy, in mm, `[2, X, Y]` each."""
+        axes = [((np.arange(n) + 0.5) / n - 0.5) * mm for n, mm in zip(factor * shape, field, strict=True)]
+        picture = np.stack(np.meshgrid(*axes, indexing="ij"))
+        seen = picture * np.array([-1.0 if view.left else 1.0, 1.0])[:, None, None]
         cos, sin = np.cos(angle), np.sin(angle)
-        points = np.einsum("ij,jxy->ixy", np.array([[cos, -sin], [sin, cos]]), picture) + shift[:, None, None]
+        points = np.einsum("ij,jxy->ixy", np.array([[cos, -sin], [sin, cos]]), seen) + shift[:, None, None]
+        points = points / view.scale
         return picture, points + _sample(bend, points / 45 + 4, order=3)
 
-    factor = max(1, -(-256 // size))  # drawn at 256 pixels or more, then averaged
-    picture, points = anatomy_points(factor * size)
-    render = _render_dxa if modality == "dxa" else _render_xray
-    fine = np.stack(render(rng, bones, picture, points, field_of_view))
-    image, beam = fine.reshape(2, size, factor, size, factor).mean((2, 4))
-    _, points = anatomy_points(size)
-    label = np.zeros((size, size), np.uint8)
+    factor = max(1, -(-256 // int(shape.min())))  # drawn at 256 pixels or more, then averaged
+    picture, points = anatomy_points(factor)
+    fine = np.stack(
+        _render_dxa(rng, bones, points, field)
+        if modality == "dxa"
+        else _render_xray(rng, bones, picture, points, field, view.left)
+    )
+    image, beam = fine.reshape(2, shape[0], factor, shape[1], factor).mean((2, 4))
+    _, points = anatomy_points(1)
+    label = np.zeros(shape, np.uint8)
     for value in (3, 2, 1):  # from behind to the front
         label[_distance(bones[value - 1], points) < 0] = value
     label[beam < 0.5] = 0  # nobody sees what was not exposed
-    return np.rint(image).astype(np.int16), label, field_of_view / size
+    image = view.developed(np.rint(image).astype(np.int16))
+    spacing = [float(mm) for mm in field_of_view / size * pixel]
+    x, y = reversed(spacing) if view.quarter_turns % 2 else spacing
+    return view.stored(image), view.stored(label), (x, y)
 
 
-def save_picture(array: NDArray[Any], spacing: float, path: Path) -> None:
+def save_picture(array: NDArray[Any], spacing: tuple[float, float], path: Path) -> None:
     """Write a drawn image or label as NIfTI, in the identity of ITK's LPS frame, as radiographs have it."""
-    image = nib.Nifti1Image(array, np.diag([-spacing, -spacing, 1, 1]))
+    image = nib.Nifti1Image(array, np.diag([-spacing[0], -spacing[1], 1, 1]))
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
 
@@ -193,18 +209,16 @@ def _project(bone: _Bone, points: Array, trabeculae: Array | float = 1.0) -> Arr
     return _chord(depth, bone.radius) - inner + inner * (0.32 - 0.24 * shaft) * trabeculae
 
 
-def _render_dxa(
-    rng: Generator, bones: tuple[_Bone, ...], picture: Array, points: Array, fov: float
-) -> tuple[Array, Array]:
+def _render_dxa(rng: Generator, bones: tuple[_Bone, ...], points: Array, fov: Array) -> tuple[Array, Array]:
     """Areal bone density in mg/cm² (soft tissue is subtracted, up to its noise), and the beam: all 1."""
     density = rng.uniform(0.75, 1.15)
     weights = density * np.array([1, rng.normal(0.95, 0.05), rng.normal(0.65, 0.1)])
     mineral = sum(weight * _project(bone, points) for weight, bone in zip(weights, bones, strict=True))
-    pixel = fov / points.shape[-1]
+    pixel = fov / points.shape[1:]
     mineral = gaussian_filter(70 * mineral, rng.uniform(1.0, 1.5) / pixel)
-    detector = int(fov / 1.3)  # the scanner's own pixels, to which the noise belongs
-    noise = rng.normal(size=(2, detector, detector))
-    scale = points.shape[-1] / detector
+    detector = (fov / 1.3).astype(int)  # the scanner's own pixels, to which the noise belongs
+    noise = rng.normal(size=(2, *detector))
+    scale = points.shape[1:] / detector
     noise = np.stack([zoom(each, scale, order=1, grid_mode=True, mode="nearest") for each in noise])
     shading = rng.normal(0, 25) * points[1] / 100
     level = rng.uniform(0.7, 1.3)
@@ -213,10 +227,10 @@ def _render_dxa(
 
 
 def _render_xray(
-    rng: Generator, bones: tuple[_Bone, ...], picture: Array, points: Array, fov: float
+    rng: Generator, bones: tuple[_Bone, ...], picture: Array, points: Array, fov: Array, left: bool
 ) -> tuple[Array, Array]:
     """Display values of a radiograph, 0 to 4095, and the beam: 1 where exposed, 0 where collimated."""
-    pixel = fov / points.shape[-1]
+    pixel = fov / points.shape[1:]
     (noise_rng,) = rng.spawn(1)  # noise belongs to the pixels; all else must not depend on their number
     texture = gaussian_filter(rng.normal(size=(280, 400)), (0.7, 1.1))  # 0.8 mm grain along the load
     texture = _sample(texture / texture.std(), points / 0.8 + np.array([140, 200])[:, None, None])
@@ -230,13 +244,13 @@ def _render_xray(
     attenuation = gaussian_filter(attenuation, 0.35 / pixel)
     attenuation += rng.uniform(0.1, 0.25) * gaussian_filter(attenuation, 15 / pixel)  # scatter
     direction = rng.uniform(0, 2 * np.pi)
-    heel = rng.uniform(0, 0.25) * (np.cos(direction) * picture[0] + np.sin(direction) * picture[1]) / fov
-    attenuation = attenuation * (1 + heel)
+    heel = rng.uniform(0, 0.25) * (np.cos(direction) * picture[0] + np.sin(direction) * picture[1])
+    attenuation = attenuation * (1 + heel / fov.max())
     low, high = np.quantile(attenuation, [0.01, 0.999])
     low, high = low - rng.uniform(0, 0.1) * (high - low), high + rng.uniform(-0.05, 0.15) * (high - low)
     display = np.clip((attenuation - low) / (high - low), 0, 1) ** rng.uniform(0.75, 1.3)
     display += noise_rng.normal(0, rng.uniform(0.004, 0.012), display.shape)
-    display = _add_marker(rng, display, picture, fov)
+    display = _add_marker(rng, display, picture, fov, left)
     beam = _draw_collimation(rng, picture, fov)
     return 4095 * np.clip(display * (0.04 + 0.96 * beam), 0, 1), beam
 
@@ -275,23 +289,26 @@ def _draw_patella(rng: Generator, points: Array, texture: Array) -> Array:
     return 0.8 * (_chord(depth, 10) - inner + 0.35 * inner * texture)
 
 
-def _add_marker(rng: Generator, display: Array, picture: Array, fov: float) -> Array:
-    """Sometimes a lead letter near the upper or lower left corner, tilted as hands leave it."""
+def _add_marker(rng: Generator, display: Array, picture: Array, fov: Array, left: bool) -> Array:
+    """Sometimes a lead letter in an upper or lower corner of the fibula's side, tilted as hands leave it."""
     present, height = rng.random() < 0.6, rng.uniform(10, 15)
     corner = fov * np.array([rng.uniform(-0.44, -0.38), rng.choice([-1, 1]) * rng.uniform(0.33, 0.4)])
     tilt = rng.normal(0, 0.15)
     if not present:
         return display
+    letter = TextPath((0, -height / 2), "L" if left else "R", size=1.4 * height)
+    if left:  # on the right of the picture, and still to be read
+        corner[0] = -corner[0] - letter.get_extents().width
     cos, sin = np.cos(tilt), np.sin(tilt)
     u, v = np.einsum("ij,jxy->ixy", np.array([[cos, sin], [sin, -cos]]), picture - corner[:, None, None])
-    inside = TextPath((0, -height / 2), "R", size=1.4 * height).contains_points(np.c_[u.ravel(), v.ravel()])
+    inside = letter.contains_points(np.c_[u.ravel(), v.ravel()])
     return np.where(inside.reshape(u.shape), rng.uniform(0.9, 1.05), display)
 
 
-def _draw_collimation(rng: Generator, picture: Array, fov: float) -> Array:
+def _draw_collimation(rng: Generator, picture: Array, fov: Array) -> Array:
     """The beam, 0 to 1: sometimes with borders, slightly rotated and soft, that it does not reach."""
     present, angle = rng.random() < 0.5, rng.normal(0, 0.03)
-    margins = fov * rng.uniform((0.34, 0.34, 0.44, 0.44), 0.52)
+    margins = fov.repeat(2) * rng.uniform((0.34, 0.34, 0.44, 0.44), 0.52)
     if not present:
         return np.ones_like(picture[0])
     x = np.cos(angle) * picture[0] - np.sin(angle) * picture[1]

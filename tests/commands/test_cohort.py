@@ -1,17 +1,20 @@
-"""The synthetic knee cohort: reproducible, complete, one anatomy at every size, two different modalities."""
+"""The synthetic knee cohort: reproducible, complete, one anatomy in every view, two different modalities."""
 
 from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from crosswarp.commands.cohort import cohort
 from crosswarp.data import check_datalist, datalist_digest, load_datalist
-from crosswarp.data.knee import MODALITIES, draw_knee
+from crosswarp.data.knee import MODALITIES, _add_marker, draw_knee
+from crosswarp.data.views import AS_THEY_COME, IN_TESTS_ALONE, PLAIN, View, choose_view
 
 FEW = {
     "train_labelled": 2,
@@ -23,6 +26,13 @@ FEW = {
     "target_test": 1,
 }
 SUBJECTS = range(1, 13)
+ORDER = ("train_labelled", "train_unlabelled", "val", "test")
+PLAIN_AREAS = {  # points of every class, as the first version drew them
+    ("dxa", 1): [2745, 667, 594, 90],
+    ("dxa", 2): [3120, 467, 423, 86],
+    ("xray", 1): [3087, 472, 442, 95],
+    ("xray", 2): [2805, 625, 555, 111],
+}
 
 
 def dice(a, b):
@@ -40,7 +50,7 @@ def test_the_cohort_is_a_sound_datalist_with_spacing(tmp_path):
     datalist = load_datalist(path)
     check_datalist(datalist)
     assert datalist.label_names == ["background", "femur", "tibia", "fibula"]
-    assert datalist.spatial_size == [32, 32]
+    assert datalist.spatial_size == [32, 32] and datalist.spacing == [190 / 32] * 2
     counts = {
         modality.name: [
             len(modality.records(s)) for s in ("train_labelled", "train_unlabelled", "val", "test")
@@ -121,7 +131,7 @@ def test_every_knee_has_all_bones_in_their_places(knees):
 def test_the_same_subject_is_the_same_anatomy_at_every_size(modality):
     for index in (1, 2, 3):
         small, large = (draw_knee(modality, index, size) for size in (64, 128))
-        assert small[2] == 2 * large[2]
+        assert small[2] == tuple(2 * spacing for spacing in large[2])
         # Centres of small and large pixels are a quarter of a small one apart: much for a fibula of 4.
         overlap = dice(np.repeat(np.repeat(small[1], 2, 0), 2, 1), large[1])
         assert min(overlap[:2]) > 0.95 and overlap[2] > 0.85
@@ -147,3 +157,136 @@ def test_soft_tissue_is_as_bright_as_much_of_the_bone_in_xray_only(knees):
     }
     assert ratios["dxa"] < 0.1
     assert ratios["xray"] > 0.5
+
+
+def test_plain_knees_are_those_of_every_version():
+    areas = {
+        (modality, index): np.bincount(draw_knee(modality, index, 64)[1].ravel()).tolist()
+        for modality in MODALITIES
+        for index in (1, 2)
+    }
+    assert areas == PLAIN_AREAS
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_a_left_knee_is_a_right_one_mirrored(modality):
+    for index in (1, 2, 3):
+        right, left = (draw_knee(modality, index, 64, view=view) for view in (PLAIN, View(left=True)))
+        exposed = (right[1] > 0) & (left[1][::-1] > 0)  # collimation is not mirrored
+        assert exposed.sum() > 0.8 * (right[1] > 0).sum() and left[2] == right[2]
+        assert np.mean(right[1][exposed] == left[1][::-1][exposed]) > 0.99
+        middles = [np.argwhere(left[1] == k).mean(0) for k in (2, 3)]
+        assert middles[1][0] > middles[0][0]  # the fibula on the right
+
+
+def test_the_marker_of_a_left_knee_is_an_l_on_the_right_to_be_read():
+    axis = (np.arange(256) + 0.5) / 256 * 180 - 90
+    picture = np.stack(np.meshgrid(axis, axis, indexing="ij"))
+    letters = 0
+    for seed in range(6):
+        arguments = np.zeros((256, 256)), picture, np.array([180.0, 180.0])
+        right, left = (
+            np.argwhere(_add_marker(np.random.default_rng(seed), *arguments, each)) for each in (False, True)
+        )
+        assert bool(len(right)) == bool(len(left))
+        if len(left):
+            letters += 1
+            assert right[:, 0].max() < 128 < left[:, 0].min() and left[:, 0].max() < 255
+            relative = (left.mean(0) - left.min(0)) / np.ptp(left, axis=0)
+            assert relative[0] < 0.45 and relative[1] > 0.55  # an L is heavy on its left and below
+    assert letters > 2
+
+
+def test_fields_of_view_show_more_or_less_of_one_picture():
+    plain = draw_knee("dxa", 3, 64)
+    narrow, wide = (draw_knee("dxa", 3, 64, view=View(field=field)) for field in ((0.75, 0.5), (1.25, 1.0)))
+    assert narrow[0].shape == (48, 32) and wide[0].shape == wide[1].shape == (80, 64)
+    assert narrow[2] == wide[2] == plain[2]
+    assert np.mean(narrow[1] == plain[1][8:56, 16:48]) > 0.998  # up to rounding
+    assert np.mean(wide[1][8:72] == plain[1]) > 0.998
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_other_pixels_show_the_same(modality):
+    plain, fine, oblong = (
+        draw_knee(modality, 2, size, view=view)
+        for size, view in ((128, PLAIN), (64, View(pixel=(0.5, 0.5))), (64, View(pixel=(0.5, 1.0))))
+    )
+    np.testing.assert_array_equal(fine[0], plain[0])
+    np.testing.assert_array_equal(fine[1], plain[1])
+    assert fine[2] == plain[2] and oblong[2] == (plain[2][0], 2 * plain[2][1])
+    assert oblong[0].shape == (128, 64)
+    assert min(dice(np.repeat(oblong[1], 2, 1), plain[1])) > 0.9
+
+
+def test_turned_and_inverted_pictures_are_stored_so():
+    pixel = (0.5, 1.0)
+    plain = draw_knee("xray", 5, 32, view=View(pixel=pixel))
+    turned = draw_knee("xray", 5, 32, view=View(pixel=pixel, quarter_turns=1))
+    for array, upright in zip(turned[:2], plain[:2], strict=True):
+        np.testing.assert_array_equal(np.rot90(array, 3), upright)
+    assert turned[2] == plain[2][::-1]
+    inverted = draw_knee("xray", 5, 32, view=View(pixel=pixel, inverted=True))
+    assert np.ptp(inverted[0] + plain[0]) == 0 and inverted[0].min() == plain[0].min()
+    np.testing.assert_array_equal(inverted[1], plain[1])
+
+
+def test_tilted_and_larger_people():
+    plain, tilted, large = (
+        draw_knee("dxa", 4, 128, view=view)[1] for view in (PLAIN, View(tilt=20), View(scale=1.125))
+    )
+    upright = ndimage.rotate(tilted, 20, reshape=False, order=0)
+    inner = (slice(32, 96), slice(32, 96))
+    assert min(dice(upright[inner], plain[inner])) > 0.9 > max(dice(tilted[inner], plain[inner])[2:])
+    widths = [np.sum(label[:, 100] == 2) for label in (plain, large)]  # of the tibia
+    assert widths[1] > 1.05 * widths[0]
+
+
+def test_shares_concern_whom_they_say_and_leave_the_others_alone():
+    subjects = [(0, 1, index) for index in range(300)]
+    everything = [choose_view(each, AS_THEY_COME, True) for each in subjects]
+    for name in AS_THEY_COME:
+        some, more = ([choose_view(each, {name: share}, True) for each in subjects] for share in (0.3, 0.6))
+        for share, views in ((0.3, some), (0.6, more)):
+            assert abs(np.mean([view != PLAIN for view in views]) - share) < 0.09  # three deviations
+        assert all(view in (PLAIN, other) for view, other in zip(some, more, strict=True))
+        trained = [choose_view(each, {name: 1.0}, False) for each in subjects]
+        assert all((view == PLAIN) == (name in IN_TESTS_ALONE) for view in trained)
+    both = sum(view.left and view.inverted for view in everything) / len(subjects)
+    assert abs(both - 0.3 * 0.2) < 0.05  # independent of each other
+
+
+def test_a_cohort_as_pictures_come(tmp_path):
+    plain = load_datalist(cohort(tmp_path / "plain", size=32, **FEW))
+    mixed = load_datalist(cohort(tmp_path / "mixed", size=32, as_they_come=True, turned=1.0, **FEW))
+    check_datalist(mixed)
+    sides, same = set(), 0
+    for key, modality in (("source", mixed.source), ("target", mixed.target)):
+        number = MODALITIES.index(modality.name)
+        for index, record in enumerate(modality.records(*ORDER), 1):
+            tested = record in modality.test
+            view = choose_view((0, number, index), AS_THEY_COME | {"turned": 1.0}, tested)
+            sides.add(record["side"])
+            assert record["side"] == ("left" if view.left else "right")
+            assert tested == (view.tilt != 0 or view.quarter_turns != 0)
+            image, other = (
+                nib.load(each["image"]) for each in (record, getattr(plain, key).records(*ORDER)[index - 1])
+            )
+            assert np.all(np.diag(image.affine)[:2] < 0) and np.count_nonzero(image.affine) == 4
+            if view == PLAIN:
+                same += 1
+                assert Path(image.get_filename()).read_bytes() == Path(other.get_filename()).read_bytes()
+            if "label" in record:
+                assert nib.load(record["label"]).shape == image.shape
+    assert sides == {"left", "right"} and same > 0
+    assert all("side" not in record for record in plain.source.records())
+    assert cohort(tmp_path / "mixed", size=32, **FEW, **AS_THEY_COME | {"turned": 1}) == mixed.path
+    assert cohort(tmp_path / "plain", size=32, left=0, as_they_come=False, **FEW) == plain.path
+    with pytest.raises(FileExistsError, match="another cohort"):
+        cohort(tmp_path / "plain", size=32, cropped=0.1, **FEW)
+
+
+def test_all_wrong_shares_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"0 to 1, got left 30, turned -0.1, inverted True\.$"):
+        cohort(tmp_path, left=30, turned=-0.1, inverted=True, cropped=1)
+    assert not list(tmp_path.iterdir())
