@@ -5,25 +5,30 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.datalist import SECTIONS, SUBJECTS, Datalist, DatalistError, parse_datalist, path_faults
+from ..data.datalist import (
+    EXTENT,
+    SECTIONS,
+    SUBJECTS,
+    DatalistError,
+    is_length,
+    parse_datalist,
+    path_faults,
+)
 from ..data.entries import Entry, read_entries, read_folders
-from ..data.people import appearances
 from ..data.splits import split_entries
 from ..files import replacing
 from ..wording import did_you_mean, printable, shown
+from .arguments import numbers
 
 if TYPE_CHECKING:
     from ..data.checks import Facts, FileFacts
-
-LARGEST_GRID = {2: 256, 3: 128}  # default per axis: what a workstation's GPU trains comfortably
-SMALLEST_GRID = 32  # what the discriminators of the adaptation can still take
 
 
 def prepare(
@@ -34,6 +39,7 @@ def prepare(
     labels: Mapping[Any, str] | None = None,
     dims: int | None = None,
     spatial_size: int | Sequence[int] | None = None,
+    spacing: float | Sequence[float] | str | None = None,
     subject_pattern: str = "^[^_]+",
     val_fraction: float = 0.15,
     test_fraction: float = 0.15,
@@ -50,9 +56,10 @@ def prepare(
     DICOM series.
 
     A table (CSV, see `read_table`) has the columns `modality`, `subject`, `image` and, if wanted, `label`,
-    `landmarks`, `dims` (2 or 3) and `split` (train, train_labelled, train_unlabelled, val, test or left_out).
-    Paths are relative to the file. Rows of a third modality are not used, and said; a modality or a column
-    that looks like a misspelt one is a fault.
+    `landmarks`, `dims` (2 or 3), `split` (train, train_labelled, train_unlabelled, val, test or left_out) and
+    `side` (left, right, l or r; for DICOM by default what the header says). Paths are relative to the file.
+    Rows of a third modality are not used, and said; a modality or a column that looks like a misspelt one is
+    a fault. Sides are written into the datalist where they are known of all images, of both modalities.
 
     One subject is one person, in both modalities. People without a given split are split at random, all their
     images together. Of the source's people, those with labels are for training, validation (at least one) and
@@ -62,6 +69,11 @@ def prepare(
     are target labels. Labels that nothing would read are left out: those of `train_unlabelled` and of the
     target's `val`.
 
+    Where all training images state their spacing, the networks' grid gets one in mm, for both modalities:
+    its frame holds the 95th percentile of the training images' extents along each axis, in the modality where
+    that is more. An image is then laid into the frame as large as it is. Images larger than the frame are
+    counted and named.
+
     Args:
         data: the folder or table.
         out: the datalist to write; its paths are relative to it.
@@ -70,7 +82,12 @@ def prepare(
         labels: class names by label value; by default the values found, named "label 1" and so on.
         dims: 2 or 3: which rows of a table to take, and what images must be; by default what most are.
         spatial_size: size of the networks' grid, one number or one per axis; by default the median image
-            size, rounded to a multiple of 16, at least 32, at most 256 (2D) or 128 (3D) per axis.
+            size, rounded to a multiple of 16, at least 32, at most 256 (2D) or 128 (3D) per axis, and no more
+            than the frame needs where axes get one spacing.
+        spacing: of the networks' grid in mm, one number or one per axis, or the word `extent`: none, the grid
+            spans the whole of each image, whatever its size. By default from the training images, where all
+            state theirs: isotropic where that changes an axis by at most 25 % and no `spatial_size` is
+            given, otherwise as each axis needs it.
         subject_pattern: regular expression (its first group, if any) that finds the subject in the file name
             of an image; by default what stands before the first "_". For folders only.
         val_fraction: share of subjects for validation.
@@ -90,7 +107,9 @@ def prepare(
         ValueError: for an option that cannot be.
         DatalistError: (a `ValueError`) naming every problem found.
     """
-    from ..data.checks import find_faults, read_facts, warn_of_missing_spacing
+    from ..data.checks import TRAINING, find_faults, read_facts, warn_of_missing_spacing
+    from ..data.extents import networks_grid
+    from ..data.summary import describe, facts_of
     from ..terminal import silence_others
 
     silence_others()
@@ -98,7 +117,7 @@ def prepare(
     data, out = Path(data).absolute(), Path(out).absolute()
     modalities = {"source": source, "target": target}
     labels = _label_option(labels)
-    _check_options(data, out, modalities, dims, val_fraction, test_fraction, seed, subjects)
+    _check_options(data, out, modalities, dims, spacing, val_fraction, test_fraction, seed, subjects)
     left_out = str(leave_out).split(",") if not isinstance(leave_out, (list, tuple)) else leave_out
     entries = (
         read_folders(data, modalities, str(subject_pattern))
@@ -115,18 +134,23 @@ def prepare(
     everything = [record for sections in records.values() for some in sections.values() for record in some]
     files = [record[kind] for record in everything for kind in ("image", "label") if kind in record]
     facts = read_facts(os.path.normpath(out.parent / file) for file in files if not path_faults("", file))
-    shapes = [fact.grid.shape for fact in _facts_of(everything, "image", out.parent, facts)]
-    dims = dims or _most_common([len(shape) for shape in shapes], default=2)
+    images = facts_of(everything, "image", out.parent, facts)
+    dims = dims or _most_common([fact.grid.dims for fact in images], default=2)
+    training = [
+        facts_of([record for name in TRAINING for record in each[name]], "image", out.parent, facts)
+        for each in records.values()
+    ]
+    about_sides = _declare_sides(everything, out.parent, facts)
     content: dict[str, Any] = {
         "name": out.stem if name is None else str(name),
         "spatial_dims": dims,
-        "spatial_size": _grid(spatial_size, dims, shapes),
-        "labels": _class_names(labels, _facts_of(everything, "label", out.parent, facts)),
+        **networks_grid(spatial_size, _spacing_option(spacing), dims, images, training),
+        "labels": _class_names(labels, facts_of(everything, "label", out.parent, facts)),
     }
     if subjects != "shared":
         content["subjects"] = subjects
     for key, modality in modalities.items():
-        images = _facts_of(sum(records[key].values(), []), "image", out.parent, facts)
+        images = facts_of(sum(records[key].values(), []), "image", out.parent, facts)
         channels = _most_common([fact.channels for fact in images], default=1)
         content[key] = {"name": modality, "channels": channels, **records[key]}
     faults = entries.faults
@@ -144,40 +168,47 @@ def prepare(
     warn_of_missing_spacing(facts)
     more = [f"not used: {len(entries.notes) - 20} more"] * (len(entries.notes) > 20)
     unused = [f"not used: {note}" for note in entries.notes[:20]]
-    print("\n".join([describe(datalist, facts), *unused, *more]))
+    print("\n".join([describe(datalist, facts), *about_sides, *unused, *more]))
     return out
 
 
-def describe(datalist: Datalist, facts: Facts) -> str:
-    """A table of what a datalist holds: images, labels, subjects, sizes and spacing, section by section."""
-    grid = " x ".join(map(str, datalist.spatial_size))
-    lines = [
-        f"{datalist.path}: {datalist.name}, {datalist.spatial_dims}D, networks' grid {grid}",
-        f"classes: {', '.join(f'{value} {name}' for value, name in enumerate(datalist.label_names))}",
-        f"{'modality':12}{'section':18}{'images':>7}{'labels':>7}{'subjects':>9}  {'size':24}spacing (mm)",
-    ]
-    for modality in (datalist.source, datalist.target):
-        for section in SECTIONS:
-            records = modality.records(section)
-            if not records:
-                continue
-            images = _facts_of(records, "image", Path(), facts)
-            labelled = sum("label" in record for record in records)
-            subjects = len({record["subject"] for record in records})
-            sizes = _range(fact.grid.shape for fact in images)
-            spacings = (
-                _range(tuple(fact.grid.spacing) for fact in images if fact.spacing_known) or "not stated"
-            )
-            counts = f"{len(records):7}{labelled:7}{subjects:9}"
-            lines.append(f"{modality.name:12}{section:18}{counts}  {sizes:24}{spacings}")
-    people = appearances(datalist).values()
-    both = [records for records in people if len({each.modality for each in records}) > 1]
-    if both:
+def _declare_sides(records: Sequence[dict[str, str]], folder: Path, facts: Facts) -> list[str]:
+    """Write the sides of all images, by the table or else by DICOM headers, into records, or of none.
+
+    Args:
+        records: of both modalities, with the `side` that a table states.
+        folder: what their paths are relative to.
+        facts: of the images.
+
+    Returns:
+        what is to be said of it.
+    """
+    from ..data.summary import facts_of, some_names
+
+    sides, contradicted = [], []
+    for record in records:
+        header = next((fact.side for fact in facts_of([record], "image", folder, facts)), None)
+        stated = record.pop("side", None)
+        sides.append(stated or header)
+        if stated and header and stated != header:
+            contradicted.append(record["image"])
+    silent = [record["image"] for record, side in zip(records, sides, strict=True) if not side]
+    lines = []
+    if not silent:
+        for record, side in zip(records, sides, strict=True):
+            record["side"] = str(side)
+        lines.append(f"side: {sides.count('left')} images of the left, {sides.count('right')} of the right")
+    elif len(silent) < len(records):
         lines.append(
-            f"{len(both)} of {len(people)} people are in both modalities, by name (the first: "
-            f"{both[0][0].record['subject']}); if they are other people: --subjects per_modality"
+            f"side: known of {len(records) - len(silent)} images, not of {len(silent)} "
+            f"({some_names(silent)}), so none is written; state it for all in the column side of a table"
         )
-    return "\n".join(lines)
+    if contradicted:
+        lines.append(
+            f"side: {len(contradicted)} images are of the other side by their DICOM header "
+            f"({some_names(contradicted)}); what the table says is taken"
+        )
+    return lines
 
 
 def _write(out: Path, content: Mapping[str, Any], overwrite: bool) -> None:
@@ -202,6 +233,7 @@ def _check_options(
     out: Path,
     modalities: Mapping[str, str],
     dims: object,
+    spacing: object,
     val_fraction: object,
     test_fraction: object,
     seed: object,
@@ -218,6 +250,10 @@ def _check_options(
         faults.append(f"--source, --target: expected two modalities, got {shown(modalities['source'])} twice")
     if dims is not None and not (_is_whole(dims) and dims in (2, 3)):
         faults.append(f"--dims: expected dims of 2 or 3, got {shown(dims)}")
+    try:
+        _spacing_option(spacing)
+    except ValueError as error:
+        faults.append(str(error))
     fractions = {"--val-fraction": val_fraction, "--test-fraction": test_fraction}
     wrong = {key: value for key, value in fractions.items() if not _is_fraction(value)}
     faults += [f"{key}: expected a number from 0 to 1, got {shown(value)}" for key, value in wrong.items()]
@@ -241,6 +277,32 @@ def _is_whole(value: object) -> bool:
 
 def _is_fraction(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _spacing_option(spacing: object) -> float | list[float] | str | None:
+    """The spacing that is asked for: a number or several, `extent`, or None where nothing is.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if spacing is None or (isinstance(spacing, str) and spacing == EXTENT):
+        return spacing
+    value = list(spacing) if isinstance(spacing, (list, tuple)) else spacing
+    texts = value if isinstance(value, list) else [value]
+    if texts and all(isinstance(text, str) for text in texts):  # of a command line
+        try:
+            value = numbers(",".join(map(str, texts)), float, several=True)
+        except ValueError:
+            pass
+    if isinstance(value, list) and value and all(map(is_length, value)):
+        return [float(length) for length in value]
+    if is_length(value):
+        return float(value)  # type: ignore[arg-type]
+    suggestion = did_you_mean(value, [EXTENT]) if isinstance(value, str) else ""
+    raise ValueError(
+        f"--spacing: expected a positive number (mm), one for each axis, or {EXTENT}, got "
+        f"{shown(spacing)}{suggestion}"
+    )
 
 
 def _label_option(labels: object) -> Mapping[Any, Any] | None:
@@ -267,28 +329,12 @@ def _records(rows: list[Entry], key: str, section: str, folder: Path) -> list[di
         read = section != "train_unlabelled" and (key, section) != ("target", "val")
         files = {"image": row.image, "label": row.label if read else None, "landmarks": row.landmarks}
         paths = {name: Path(os.path.relpath(path, folder)).as_posix() for name, path in files.items() if path}
-        records.append({**paths, "subject": row.subject})
+        records.append({**paths, "subject": row.subject} | ({"side": row.side} if row.side else {}))
     return records
-
-
-def _facts_of(records: Iterable[Mapping[str, str]], key: str, folder: Path, facts: Facts) -> list[FileFacts]:
-    found = (facts.get(os.path.normpath(folder / record[key])) for record in records if key in record)
-    return [fact for fact in found if fact is not None and not isinstance(fact, str)]
 
 
 def _most_common(values: list[int], default: int) -> int:
     return Counter(values).most_common(1)[0][0] if values else default
-
-
-def _grid(wanted: object, dims: int, shapes: list[tuple[int, ...]]) -> object:
-    """The networks' grid; what was asked for is checked with the rest of the datalist."""
-    if wanted is not None:
-        if isinstance(wanted, Sequence) and not isinstance(wanted, str):
-            return list(wanted)
-        return [wanted] * dims
-    largest = LARGEST_GRID.get(dims, 16)
-    sizes = np.median([shape for shape in shapes if len(shape) == dims] or [(largest,) * dims], axis=0)
-    return [int(np.clip(16 * round(size / 16), SMALLEST_GRID, largest)) for size in sizes]
 
 
 def _class_names(names: Mapping[Any, Any] | None, labels: list[FileFacts]) -> dict[str, Any]:
@@ -296,12 +342,3 @@ def _class_names(names: Mapping[Any, Any] | None, labels: list[FileFacts]) -> di
         return {"0": "background"} | {str(value): name for value, name in names.items()}
     found = {0, 1}.union(*(label.values or () for label in labels))
     return {str(value): f"label {value}" if value else "background" for value in range(len(found))}
-
-
-def _range(values: Iterable[Sequence[float] | np.ndarray]) -> str:
-    """The tuples' smallest and largest, entry by entry; empty when there are none."""
-    table = np.array(list(values))
-    if not len(table):
-        return ""
-    low, high = ("x".join(f"{entry:.4g}" for entry in extreme) for extreme in (table.min(0), table.max(0)))
-    return low if low == high else f"{low} to {high}"

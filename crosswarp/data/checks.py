@@ -18,6 +18,7 @@ from ..errors import Notice
 from ..spatial.grid import Grid
 from ..terminal import track
 from .datalist import Datalist, DatalistError, Modality
+from .extents import canonical_extent, in_mm, is_plausible, typical_extent
 from .landmarks import read_landmarks
 from .people import Appearance, Person, appearances, people_faults
 from .readers import UnfitFileError, read_image
@@ -36,6 +37,7 @@ class FileFacts:
         constant: all voxels equal.
         values: the values that occur where all are integers within ±1000 (labels), else None.
         content: a digest of shape and values, equal for two files of one picture.
+        side: `left` or `right` where the file states the side of the body.
     """
 
     grid: Grid
@@ -46,8 +48,10 @@ class FileFacts:
     constant: bool
     values: tuple[int, ...] | None
     content: str
+    side: str | None = None
 
 
+TRAINING = ("train_labelled", "train_unlabelled")
 Facts = Mapping[str, "FileFacts | str"]
 
 
@@ -62,7 +66,8 @@ def check_datalist(datalist: Datalist) -> None:
     Raises:
         DatalistError: (a `ValueError`) naming every fault: files missing or unreadable; mixed dimensions;
             wrong number of channels; NaN, infinity or constant images; labels that are not integers, not of a
-            declared class or not on the grid of their image; landmarks that cannot be read; a subject in two
+            declared class or not on the grid of their image; a spacing that makes an image many times as
+            large as the training images of its modality; landmarks that cannot be read; a subject in two
             splits, in whichever modality, or with a name in two spellings; a picture under two subjects or in
             two splits; an image listed twice; no labelled image for training or validation, no target image;
             a class in no training label.
@@ -118,7 +123,7 @@ def find_faults(datalist: Datalist, facts: Facts) -> list[str]:
             faults += _landmark_faults(record, datalist.spatial_dims)
         for record in labelled:
             faults += label_faults(record, datalist.num_classes, facts)
-    faults += _section_faults(datalist)
+    faults += _section_faults(datalist) + _extent_faults(datalist, facts)
     return faults + _class_faults(datalist, facts)
 
 
@@ -157,6 +162,7 @@ def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str
         constant=bool(low == high),
         values=values,
         content=_content_digest(array),
+        side=meta.get("side"),
     )
 
 
@@ -265,6 +271,53 @@ def label_faults(record: Mapping[str, str], num_classes: int, facts: Facts) -> l
             f"{path}: by its header (spacing, direction, origin) lies elsewhere than {where}; "
             "resample the label or copy the image's header"
         )
+    return faults
+
+
+def stated_extents(
+    records: Iterable[Mapping[str, str]], spatial_dims: int, facts: Facts
+) -> dict[str, np.ndarray]:
+    """How large images are, of those that state their spacing.
+
+    Args:
+        records: with `image` each.
+        spatial_dims: 2 or 3; images of other dimensions are left out.
+        facts: of the images.
+
+    Returns:
+        by path: in mm along the axes of the networks, ``[D]``.
+    """
+    images = {record["image"]: facts[record["image"]] for record in records}
+    return {
+        path: canonical_extent(image.grid)
+        for path, image in images.items()
+        if isinstance(image, FileFacts) and image.spacing_known and image.grid.dims == spatial_dims
+    }
+
+
+def _extent_faults(datalist: Datalist, facts: Facts) -> list[str]:
+    """Spacings that contradict those of the training images: of micrometres for millimetres, for instance."""
+    faults, typical = [], {}
+    for modality in (datalist.source, datalist.target):
+        name = modality.name
+        training = stated_extents(modality.records(*TRAINING), datalist.spatial_dims, facts)
+        if not training:
+            continue
+        usual = typical[name] = typical_extent(list(training.values()))
+        faults += [
+            f"{path}: by its spacing is {in_mm(extent)} large, the median of the training images of {name} "
+            f"{in_mm(usual)}; correct its spacing, which has to be in mm, or remove it"
+            for path, extent in stated_extents(modality.records(), datalist.spatial_dims, facts).items()
+            if not is_plausible(extent, usual)
+        ]
+    if not faults and datalist.spacing is not None and len(typical) == 2:
+        (source, of_source), (target, of_target) = typical.items()
+        if not is_plausible(of_source, of_target):
+            faults.append(
+                f"spacing: the training images of {source} are {in_mm(of_source)} large in the median, those "
+                f"of {target} {in_mm(of_target)}, so one spacing cannot serve both; correct the spacing of "
+                "the files, which has to be in mm, or leave this one out (prepare: --spacing extent)"
+            )
     return faults
 
 

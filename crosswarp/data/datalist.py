@@ -38,6 +38,7 @@ from ..wording import did_you_mean, printable, shown
 MAX_BYTES = 16 * 2**20
 MAX_VOXELS = 2**28  # of the networks' grid: more than any GPU trains
 SIDES = ("left", "right")
+EXTENT = "extent"  # what is asked for in place of a spacing: a grid that spans the whole of each image
 MAX_NAME = 200
 MAX_PATH = 1000
 SECTIONS = ("train_labelled", "train_unlabelled", "val", "test")

@@ -11,6 +11,7 @@ import pydicom
 from pydicom.dataelem import RawDataElement
 
 from .itk_images import itk_values
+from .laterality import DIRECTION_TAGS, SIDE_TAGS, stated_directions, stated_side
 from .stored import Stored, UnfitFileError, check_size
 
 # What is needed of a header, besides what pydicom needs to tell signed from unsigned.
@@ -20,6 +21,8 @@ TAGS = (
     *("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"),
     *("ImagePositionPatient", "ImageOrientationPatient"),
     *("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"),
+    *SIDE_TAGS,
+    *DIRECTION_TAGS,
 )
 PIXELS = (0x7FE0, 0x0010)
 UNDEFINED = 0xFFFFFFFF  # the length of what has an end mark instead
@@ -57,7 +60,8 @@ def read_frame(path: Path, header: Header) -> Stored:
     """Read a file of one frame.
 
     The spacing is the first that the header states of `SPACINGS`; ITK heeds one of them, depending on the
-    kind of the file.
+    kind of the file. Where it does not say how it lies in space, its directions are those that its
+    PatientOrientation says.
 
     Raises:
         UnfitFileError: for DICOM in colour or of several frames.
@@ -65,7 +69,16 @@ def read_frame(path: Path, header: Header) -> Stored:
     check_frame(path, header)
     spacing = pixel_spacing(header)
     placed = all(_numbers(header, key) for key in ("ImagePositionPatient", "ImageOrientationPatient"))
-    return Stored(_values(path, header), _place(path, spacing), spacing is not None, placed)
+    affine, side, notes = _place(path, spacing), *_side_and_notes([header])
+    if not _numbers(header, "ImageOrientationPatient"):
+        directions, note = stated_directions(header)
+        notes += [note] * bool(note)
+        if directions is not None:  # those of the plane, where x runs to the left and y to the back
+            lengths = np.linalg.norm(affine[:3, :2], axis=0)
+            affine[:3, :2] = 0
+            affine[:2, :2] = directions * lengths
+    values = _values(path, header)
+    return Stored(values, affine, spacing is not None, placed, side=side, note=" and ".join(notes))
 
 
 def read_series(folder: Path) -> Stored:
@@ -82,7 +95,9 @@ def read_series(folder: Path) -> Stored:
     height = np.array([each.affine[:3, 3] for each in slices]) @ affine[:3, 2] / np.linalg.norm(affine[:3, 2])
     affine[:3, 2] *= (height[-1] - height[0]) / (len(slices) - 1) / np.linalg.norm(affine[:3, 2])
     array = np.stack([each.array for each in slices], -1)
-    return Stored(array, affine, slices[0].spacing_stated, place_stated=True)
+    side, notes = _side_and_notes(list(files.values()))
+    known = slices[0].spacing_stated
+    return Stored(array, affine, known, place_stated=True, side=side, note=" and ".join(notes))
 
 
 def check_frame(path: str | Path, header: Header) -> None:
@@ -153,6 +168,14 @@ def series_files(folder: str | Path) -> dict[Path, Header]:
     height = np.array(position) @ np.cross(orientation[0][:3], orientation[0][3:])
     paths = list(headers)
     return {paths[i]: headers[paths[i]] for i in height.argsort()}
+
+
+def _side_and_notes(headers: list[Header]) -> tuple[str | None, list[str]]:
+    """The side that the headers of one image agree on, and what speaks against one."""
+    sides, notes = zip(*map(stated_side, headers), strict=True)
+    if len(set(sides)) > 1:
+        return None, ["its slices state several sides, so its side is not known"]
+    return sides[0], sorted(set(filter(None, notes)))
 
 
 def _stack_faults(headers: list[Header], position: np.ndarray, orientation: np.ndarray) -> list[str]:

@@ -10,25 +10,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..wording import did_you_mean, nearest, printable, shown
-from .datalist import SECTIONS
+from .datalist import SECTIONS, SIDES
 from .tables import Table, TableRow, read_table
 
 NEEDED = ("modality", "subject", "image")
-COLUMNS = (*NEEDED, "label", "landmarks", "dims", "split")
+COLUMNS = (*NEEDED, "label", "landmarks", "dims", "split", "side")
+OTHER_COLUMNS = ("site", "size", "slide")  # of tables' own, and not `side` misspelt
 LEFT_OUT = "left_out"
 SPLIT_VALUES = ("train", *SECTIONS, LEFT_OUT)
+SIDE_VALUES = {"": "", "l": "left", "r": "right"} | {side: side for side in SIDES}
 VOXEL_FILES = (".raw", ".zraw", ".raw.gz")  # what an MHD or NHDR header beside it names
 
 
 @dataclass
 class Entry:
-    """An image as the user gave it; `split` is one of `SPLIT_VALUES`, or empty: to be chosen."""
+    """An image as the user gave it; `split` is one of `SPLIT_VALUES`, or empty: to be chosen.
+
+    `side` is `left`, `right` or empty: not stated.
+    """
 
     subject: str
     image: Path
     label: Path | None = None
     landmarks: Path | None = None
     split: str = ""
+    side: str = ""
 
 
 @dataclass
@@ -124,7 +130,7 @@ def _column_faults(table: Table) -> list[str]:
     return [
         f"{table.path}: column {shown(name)[1:-1]} is unknown{suggestion}; rename or remove it"
         for column, name in table.columns.items()
-        if column not in COLUMNS and (suggestion := did_you_mean(column, absent))
+        if column not in (*COLUMNS, *OTHER_COLUMNS) and (suggestion := did_you_mean(column, absent))
     ]
 
 
@@ -143,6 +149,8 @@ def _take(
         suggestion = did_you_mean(split, SPLIT_VALUES)
         expected = f"expected {', '.join(SPLIT_VALUES)} or nothing"
         faults.append(f"{where}: split is {shown(cells['split'])}{suggestion}; {expected}")
+    if (side := SIDE_VALUES.get(cells.get("side", "").lower())) is None:
+        faults.append(f"{where}: side is {shown(cells['side'])}; expected left, right, l, r or nothing")
     entries.faults += faults
     if not faults and dims is not None and of_row not in ("", str(dims)):
         others[f"rows of {of_row} dimensions"] += 1
@@ -151,7 +159,8 @@ def _take(
     elif cells["subject"] and cells["image"]:
         folder = table.path.parent
         files = {name: folder / cells[name] for name in ("label", "landmarks") if cells.get(name)}
-        entries.of(key).append(Entry(cells["subject"], folder / cells["image"], split=split, **files))
+        image = folder / cells["image"]
+        entries.of(key).append(Entry(cells["subject"], image, split=split, side=side or "", **files))
 
 
 def read_folders(folder: Path, modalities: Mapping[str, str], subject_pattern: str) -> Entries:

@@ -41,9 +41,12 @@ class AnyFormatReader(ImageReader):
     - The affine maps indices to mm in RAS, `[4, 4]` in 3D and `[3, 3]` in 2D, where it is that of the slice
       in its own plane; see :func:`~crosswarp.spatial.slices.slice_affine`. A file that does not say where
       it lies has the place that ITK gives to a picture: x to the left, y to the back, origin 0.
+    - A DICOM picture that does not say how it lies in space, as most radiographs, but has a
+      PatientOrientation, lies as that says; see :func:`~.laterality.stated_directions`.
     - The metadata are `spacing` in mm along the array's axes, `spacing_known` (False where the file does not
       say it and 1 mm stands in), `place_known`, `file_affine` (the file's own, `[4, 4]` also where the image
-      is 2D) and what MONAI needs; nothing else of a DICOM header travels further.
+      is 2D), `side` (``left`` or ``right``; only where a DICOM header states it) and what MONAI needs;
+      nothing else of a DICOM header travels further.
     - DICOM values are those after the modality LUT or rescaling, slice by slice, and those of MONOCHROME1 are
       turned round so that bright is dense as elsewhere. A folder holds one series of parallel, evenly spaced
       slices; see :func:`~.dicom.series_files`.
@@ -145,6 +148,8 @@ class AnyFormatReader(ImageReader):
                 Notice,
                 stacklevel=2,
             )
+        if stored.note:
+            warnings.warn(f"{path}: {stored.note}.", Notice, stacklevel=2)
         return array, {
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
@@ -155,7 +160,7 @@ class AnyFormatReader(ImageReader):
             "spacing": spacing,
             "spacing_known": known,
             "place_known": stored.place_stated,
-        }
+        } | ({"side": stored.side} if stored.side else {})  # MONAI's batches can hold no None
 
 
 def read_image(

@@ -24,6 +24,8 @@ class Stored:
         spacing_stated: whether the file surely says how large its voxels are.
         place_stated: whether it says where they lie: origin and directions.
         has_channels: whether the last axis of the array is that of channels.
+        side: ``left`` or ``right`` where the file states the side of the body.
+        note: what contradicts itself in the file, in words, or "".
     """
 
     array: np.ndarray
@@ -31,6 +33,8 @@ class Stored:
     spacing_stated: bool
     place_stated: bool
     has_channels: bool = False
+    side: str | None = None
+    note: str = ""
 
 
 def check_size(path: str | Path, size: int) -> None:

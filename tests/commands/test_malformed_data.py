@@ -315,6 +315,7 @@ OPTIONS = {
     "labels": ["--labels", "labels"],
     "dims": ["--dims", "spatial_dims"],
     "spatial_size": ["spatial_size"],
+    "spacing": ["--spacing", "spacing"],
     "subject_pattern": ["--subject-pattern"],
     "val_fraction": ["--val-fraction"],
     "test_fraction": ["--test-fraction"],

@@ -20,6 +20,7 @@ from crosswarp.__main__ import main
 from crosswarp.commands.prepare import prepare
 from crosswarp.data import DatalistError, check_datalist, load_datalist
 from tests.cohorts import write_blob_cohort
+from tests.data.dicom import write_dicom
 
 ROOT = Path(__file__).parents[2]
 LUMBAR = ROOT.parent / "shared" / "data" / "lumbar" / "manifest.csv"
@@ -71,6 +72,7 @@ def test_folders(tree, tmp_path, capsys):
     datalist = prepare_tree(tree, tmp_path / "out" / "mine.json", val_fraction=0.2, test_fraction=0.3)
     assert (datalist.name, datalist.spatial_dims) == ("mine", 2)
     assert datalist.spatial_size == [32, 32]  # 24 and 20 are rounded to multiples of 16, at least 32
+    assert datalist.spacing == [0.6, 0.6]  # 24 x 0.8 = 19.2 mm on 32 points; 20 x 0.9 mm need 0.5625
     assert datalist.label_names == ["background", "label 1", "label 2"]
     source, target = datalist.source, datalist.target
     assert [len(subjects(source.records(s))) for s in ("train_labelled", "val", "test")] == [3, 1, 2]
@@ -83,6 +85,8 @@ def test_folders(tree, tmp_path, capsys):
     for path in json.loads((tmp_path / "out/mine.json").read_text())["source"]["val"][0].values():
         assert not os.path.isabs(path)
     printed = capsys.readouterr().out
+    assert "mine, 2D, networks' grid 32 x 32 of 0.6 x 0.6 mm\n" in printed
+    assert "\nframe: 19.2 x 19.2 mm, no training image is larger\n" in printed
     assert "classes: 0 background, 1 label 1, 2 label 2" in printed
     assert "warm        train_labelled          6      6        3  24x20                   0.8x0.9" in printed
 
@@ -92,8 +96,10 @@ def test_png_folders_give_the_same_splits_and_say_that_spacing_is_missing(tree, 
     to_png(tree)
     with pytest.warns(UserWarning, match="do not state their pixel spacing"):
         png = prepare_tree(tree, tmp_path / "png.json")
-    assert "not stated" in capsys.readouterr().out
-    assert png.spatial_size == nifti.spatial_size
+    printed = capsys.readouterr().out
+    assert "not stated" in printed
+    assert "frame: the whole extent of each image: 12 of 12 training images do not state" in printed
+    assert png.spatial_size == nifti.spatial_size and png.spacing is None
     for a, b in ((nifti.source, png.source), (nifti.target, png.target)):
         assert [record["subject"] for record in a.records()] == [record["subject"] for record in b.records()]
 
@@ -163,6 +169,88 @@ def test_the_same_is_written_again_and_other_content_only_on_demand(tree, tmp_pa
         prepare_tree(tree, out, spatial_size=64)
     assert load_datalist(out) == first
     assert prepare_tree(tree, out, spatial_size=64, overwrite=True).spatial_size == [64, 64]
+
+
+def stretch(path: Path, factor: float, axes: tuple[int, ...] = (0, 1)) -> None:
+    """Multiply the spacing of a NIfTI file along some axes."""
+    image = nib.load(path)
+    for axis in axes:
+        image.affine[:, axis] *= factor
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), image.affine), path)
+
+
+def frame_line(printed: str) -> str:
+    return next(line for line in printed.splitlines() if line.startswith("frame: "))
+
+
+def test_a_few_larger_images_are_named_and_no_fault(tree, tmp_path, capsys):
+    before = prepare_tree(tree, tmp_path / "before.json")
+    stretch(Path(before.source.train_unlabelled[0]["image"]), 3)
+    stretch(Path(before.target.test[0]["image"]), 3)  # not in training, so of no say
+    stretch(Path(before.target.test[0]["label"]), 3)
+    capsys.readouterr()
+    after = prepare_tree(tree, tmp_path / "after.json")
+    name = Path(before.source.train_unlabelled[0]["image"]).name
+    line = frame_line(capsys.readouterr().out)
+    count = len(
+        before.source.train_labelled + before.source.train_unlabelled + before.target.train_unlabelled
+    )
+    assert line.endswith(f" mm, 1 of {count} training images are larger ({name})")
+    number = len(before.source.train_labelled + before.source.train_unlabelled)
+    largest = 19.2 + 2 * 19.2 * (1 - (0.05 * (number - 1)))  # numpy's linear percentile
+    assert after.spacing[0] * after.spatial_size[0] == pytest.approx(largest, rel=0.01)
+
+
+def test_images_stored_rows_first_count_along_the_networks_axes(tree, tmp_path):
+    for path in tree.rglob("*.nii.gz"):
+        stretch(path, 2, axes=(0,))
+    datalist = prepare_tree(tree, tmp_path / "columns.json")
+    assert datalist.spacing == [1.2, 0.563]  # 38.4 and 18 mm on 32 points
+    for path in sorted(tree.rglob("*.nii.gz"))[::2]:
+        image = nib.load(path)
+        affine = image.affine[:, [1, 0, 2, 3]]
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj).swapaxes(0, 1), affine), path)
+    for path in tree.glob("*/labels/*.nii.gz"):  # of the same axes as its image
+        image = nib.load(path.parents[1] / "images" / path.name)
+        label = np.asarray(nib.load(path).dataobj)
+        label = label if label.shape == image.shape else label.swapaxes(0, 1)
+        nib.save(nib.Nifti1Image(label, image.affine), path)
+    assert prepare_tree(tree, tmp_path / "both.json").spacing == datalist.spacing
+
+
+@pytest.mark.parametrize("spacing", [0.7, (0.7, 0.7), "0.7", ["0.7", "0.7"]])
+def test_a_spacing_given_by_hand(tree, tmp_path, capsys, spacing):
+    datalist = prepare_tree(tree, tmp_path / "out.json", spacing=spacing)
+    assert (datalist.spacing, datalist.spatial_size) == ([0.7, 0.7], [32, 32])
+    assert "frame: 22.4 x 22.4 mm, no training image is larger" in capsys.readouterr().out
+    tight = prepare_tree(tree, tmp_path / "tight.json", spacing=spacing, spatial_size=26)
+    assert tight.spacing == [0.7, 0.7]
+    assert "frame: 18.2 x 18.2 mm, 12 of 12 training images are larger (" in capsys.readouterr().out
+
+
+def test_the_extent_instead_of_a_spacing(tree, tmp_path, capsys):
+    assert prepare_tree(tree, tmp_path / "out.json", spacing="extent").spacing is None
+    assert "\nframe: the whole extent of each image\n" in capsys.readouterr().out
+    assert "spacing" not in json.loads((tmp_path / "out.json").read_text())
+
+
+def test_where_some_images_state_their_spacing_and_others_do_not_there_is_none(tree, tmp_path, capsys):
+    name = Path(prepare_tree(tree, tmp_path / "all.json").target.train_unlabelled[0]["image"]).name
+    path = tree / "cold/images" / name
+    nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None), path)
+    capsys.readouterr()
+    with pytest.warns(UserWarning, match="do not state their pixel spacing"):
+        datalist = prepare_tree(tree, tmp_path / "out.json")
+    assert datalist.spacing is None
+    assert frame_line(capsys.readouterr().out) == (
+        "frame: the whole extent of each image: 1 of 12 training images do not state their spacing "
+        f"({name}); store it in all, as NIfTI, MHA and DICOM do"
+    )
+    with pytest.warns(UserWarning, match="do not state their pixel spacing"):
+        assert prepare_tree(tree, tmp_path / "given.json", spacing=0.7).spacing == [0.7, 0.7]
+    assert frame_line(capsys.readouterr().out) == (
+        f"frame: 22.4 x 22.4 mm, 1 do not state their spacing ({name})"
+    )
 
 
 def test_every_problem_of_folders_is_named_and_nothing_written(tree, tmp_path):
@@ -349,6 +437,74 @@ def test_a_table_of_excel_gives_what_the_same_table_of_commas_gives(tables, tmp_
     assert (excel.source, excel.target) == (plain.source, plain.target)
 
 
+def sided(tables, tmp_path, sides) -> Path:
+    lines = [dict(line) for line in tables if line["dims"] == "2"]
+    for number, line in enumerate(lines):
+        line["side"] = sides[number % len(sides)]
+    return write_table(tmp_path / "table.csv", lines)
+
+
+def test_sides_of_a_table(tables, tmp_path, capsys):
+    datalist = prepare_tree(
+        sided(tables, tmp_path, ["L", "right", "Left", "r"]), tmp_path / "out.json", dims=2
+    )
+    records = datalist.source.records() + datalist.target.records()
+    assert [record["side"] for record in records] == (["left", "right"] * len(records))[: len(records)]
+    half = len(records) / 2
+    assert f"\nside: {int(half + 0.5)} images of the left, {int(half)} of the right\n" in (
+        capsys.readouterr().out + "\n"
+    )
+
+
+def test_sides_of_some_images_are_counted_and_none_is_written(tables, tmp_path, capsys):
+    datalist = prepare_tree(sided(tables, tmp_path, ["left", "", "right", ""]), tmp_path / "out.json", dims=2)
+    records = datalist.source.records() + datalist.target.records()
+    assert not any("side" in record for record in records)
+    assert (
+        f"side: known of {(len(records) + 1) // 2} images, not of {len(records) // 2} "
+        f"({Path(records[1]['image']).name}, {Path(records[3]['image']).name}, "
+        f"{Path(records[5]['image']).name} and {len(records) // 2 - 3} more), so none is written; "
+    ) in capsys.readouterr().out
+    prepare_tree(sided(tables, tmp_path, [""]), tmp_path / "none.json", dims=2)
+    assert "side" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("side", ["both", "lr", "0", "links"])
+def test_a_side_that_is_none_is_a_fault(tables, tmp_path, side):
+    message = f"table.csv, row 2: side is '{side}'; expected left, right, l, r or nothing"
+    with pytest.raises(DatalistError, match=message):
+        prepare_tree(sided(tables, tmp_path, [side, *["left"] * 99]), tmp_path / "out.json", dims=2)
+
+
+@pytest.mark.parametrize("column", ["site", "Size", "slide"])
+def test_columns_that_only_look_like_the_side(tables, tmp_path, capsys, column):
+    lines = [line | {column: "left"} for line in tables if line["dims"] == "2"]
+    prepare_tree(write_table(tmp_path / "table.csv", lines), tmp_path / "out.json")
+    assert f"not used: columns {column}" in capsys.readouterr().out
+
+
+def test_sides_of_dicom_headers_count_where_the_table_is_silent(tables, tmp_path, capsys):
+    lines = [dict(line) for line in tables if line["dims"] == "2"]
+    for number, line in enumerate(lines):
+        array = np.asarray(nib.load(tmp_path / line["image"]).dataobj).squeeze().T
+        line["image"] = f"dicom/{number}.dcm"
+        stored = (1000 + 1000 * np.clip(array, -0.5, 1.5)).astype(np.uint16)
+        write_dicom(tmp_path / line["image"], stored, (0.8, 0.9), ImageLaterality="LR"[number % 2])
+        line["side"] = "l" if number == 1 else ""
+        if line["label"]:  # a label that does not say where it lies
+            label = np.asarray(nib.load(tmp_path / line["label"]).dataobj)
+            nib.save(nib.Nifti1Image(label.squeeze(), None), tmp_path / line["label"])
+    datalist = prepare_tree(write_table(tmp_path / "table.csv", lines), tmp_path / "out.json")
+    records = datalist.source.records() + datalist.target.records()
+    expected = ["left", "right"] * len(records)
+    expected[1] = "left"
+    assert [record["side"] for record in records] == expected[: len(records)]
+    assert datalist.spacing == [0.6, 0.6]
+    assert (
+        "side: 1 images are of the other side by their DICOM header (1.dcm); what the table says is taken"
+    ) in capsys.readouterr().out
+
+
 def test_one_patient_in_both_modalities_is_in_one_split(tree, tmp_path, capsys):
     for number in range(5):  # the cold people are five of the warm ones
         for kind in ("images", "labels"):
@@ -410,6 +566,12 @@ OPTIONS = {
     "size": ({"spatial_size": 0}, "spatial_size: expected a list of 2 positive integers, got .0, 0."),
     "sizes": ({"spatial_size": [32]}, "spatial_size: expected a list of 2 positive integers, got .32."),
     "half a size": ({"spatial_size": 32.5}, "spatial_size: expected a list of 2 positive integers, got .32"),
+    "spacing": ({"spacing": 0}, "--spacing: expected a positive number .mm., one for each axis, or extent"),
+    "spacing of words": ({"spacing": "extents"}, r"got 'extents' \(did you mean extent\?\)"),
+    "Extent": ({"spacing": "Extent"}, r"got 'Extent' \(did you mean extent\?\)"),
+    "spacing of NaN": ({"spacing": [0.5, float("nan")]}, "--spacing: .*got .0.5, nan."),
+    "spacing of text": ({"spacing": ["0.5", "x"]}, "--spacing: .*got .'0.5', 'x'."),
+    "spacings": ({"spacing": [0.5] * 3}, "spacing: expected a list of 2 positive numbers .mm., or null"),
     "one modality": ({"target": "warm"}, "--source, --target: expected two modalities, got 'warm' twice"),
     "no modality": ({"target": "clod"}, r"No folder .*clod/images \(did you mean cold\?\)"),
 }  # fmt: skip
@@ -449,7 +611,7 @@ def test_lumbar_manifest(tmp_path, capsys):
     levels = {str(k): f"L{k}" for k in range(1, 6)}
     options = {"source": "water", "target": "t2tse", "labels": levels, "spatial_size": 96}
     flat = load_datalist(prepare(LUMBAR, tmp_path / "flat.json", dims=2, **options))
-    assert (flat.spatial_dims, flat.spatial_size) == (2, [96, 96])
+    assert (flat.spatial_dims, flat.spatial_size, flat.spacing) == (2, [96, 96], [2.34, 2.34])
     assert flat.label_names == ["background", "L1", "L2", "L3", "L4", "L5"]
     counts = {
         m.name: [len(m.records(s)) for s in ("train_labelled", "train_unlabelled", "val", "test")]
@@ -464,13 +626,15 @@ def test_lumbar_manifest(tmp_path, capsys):
 
 def test_command_line(tree, tmp_path, monkeypatch):
     options = ["--source", "warm", "--target", "cold", "--labels", '{"1": "femur", "2": "tibia"}']
-    command = ["prepare", str(tree), "--out", str(tmp_path / "out.json"), "--spatial-size", "32", *options]
+    sizes = ["--spatial-size", "32", "--spacing", "0.7,0.8"]
+    command = ["prepare", str(tree), "--out", str(tmp_path / "out.json"), *sizes, *options]
     done = subprocess.run(
         [sys.executable, "-m", "crosswarp", *command], capture_output=True, text=True, cwd=ROOT, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert "2 tibia" in done.stdout and str(tmp_path / "out.json") in done.stdout
-    assert load_datalist(tmp_path / "out.json").spatial_size == [32, 32]
+    datalist = load_datalist(tmp_path / "out.json")
+    assert (datalist.spatial_size, datalist.spacing) == ([32, 32], [0.7, 0.8])
     for path in tree.glob("warm/labels/*"):
         path.unlink()
     monkeypatch.setattr(sys, "argv", ["crosswarp", *command])

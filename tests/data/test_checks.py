@@ -252,6 +252,57 @@ def test_labels_of_the_target_that_nothing_reads_are_not_read(cohort):
     check_datalist(load_datalist(cohort))
 
 
+def scale(path: Path, factor: float) -> None:
+    """Multiply the spacing of a NIfTI file; the affine's translation stays."""
+    image = nib.load(path)
+    affine = image.affine @ np.diag([factor, factor, factor, 1])
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), affine), path)
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("name", ["coldtrainunlabelled1", "coldval0", "warmtrainunlabelled2"])
+@pytest.mark.parametrize("factor", [1e-3, 1e3, 5.5, 0.15])
+def test_a_spacing_in_other_units_than_the_others(tmp_path, spatial_dims, name, factor):
+    cohort = write_blob_cohort(tmp_path, spatial_dims, 3, spatial_size=(24, 20, 10))
+    scale(tmp_path / f"images/{name}.nii.gz", factor)
+    usual = [19.2, 18, 11][:spatial_dims]
+    sizes = [" x ".join(f"{by * length:.4g}" for length in usual) for by in (factor, 1)]
+    assert faults(cohort) == [
+        f"{tmp_path / 'images' / name}.nii.gz: by its spacing is {sizes[0]} mm large, the median of the "
+        f"training images of {name[:4]} {sizes[1]} mm; correct its spacing, which has to be in mm, or remove it"
+    ]
+
+
+@pytest.mark.parametrize("factor", [0.3, 3])
+def test_images_may_be_cropped_or_wide(cohort, factor):
+    for name in ("coldtrainunlabelled1", "coldval0", "warmtrainunlabelled2"):
+        scale(cohort.parent / f"images/{name}.nii.gz", factor)
+    check_datalist(load_datalist(cohort))
+
+
+def test_one_spacing_for_modalities_in_different_units(cohort):
+    for path in (cohort.parent / "images").glob("cold*"):
+        scale(path, 1e-3)
+        if (label := cohort.parent / "labels" / path.name).exists():
+            scale(label, 1e-3)
+    check_datalist(load_datalist(cohort))  # without a spacing, sizes in mm do not matter
+    edit(cohort, lambda c: c.update(spacing=[0.6, 0.6]))
+    (fault,) = faults(cohort)
+    assert fault.startswith(
+        "spacing: the training images of warm are 19.2 x 18 mm large in the median, those of cold 0.0192 x "
+        "0.018 mm, so one spacing cannot serve both; correct"
+    )
+
+
+def test_images_without_spacing_contradict_none(cohort):
+    for name in ("coldtrainunlabelled1", "coldval0"):
+        scale(cohort.parent / f"images/{name}.nii.gz", 100)
+        path = cohort.parent / f"images/{name}.nii.gz"
+        nib.save(nib.Nifti1Image(np.asarray(nib.load(path).dataobj), None), path)
+    with pytest.warns(UserWarning, match="2 of 28 files do not state their pixel spacing"):
+        check_datalist(load_datalist(cohort))
+
+
 def test_missing_spacing_is_said_once(cohort):
     def to_png(content):
         for record in content["target"]["train_unlabelled"]:
