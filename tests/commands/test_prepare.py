@@ -98,7 +98,7 @@ def test_png_folders_give_the_same_splits_and_say_that_spacing_is_missing(tree, 
         png = prepare_tree(tree, tmp_path / "png.json")
     printed = capsys.readouterr().out
     assert "not stated" in printed
-    assert "frame: the whole extent of each image: 12 of 12 training images do not state" in printed
+    assert "frame: the whole extent of each image: 15 of 15 training images do not state" in printed
     assert png.spatial_size == nifti.spatial_size and png.spacing is None
     for a, b in ((nifti.source, png.source), (nifti.target, png.target)):
         assert [record["subject"] for record in a.records()] == [record["subject"] for record in b.records()]
@@ -225,7 +225,7 @@ def test_a_spacing_given_by_hand(tree, tmp_path, capsys, spacing):
     assert "frame: 22.4 x 22.4 mm, no training image is larger" in capsys.readouterr().out
     tight = prepare_tree(tree, tmp_path / "tight.json", spacing=spacing, spatial_size=26)
     assert tight.spacing == [0.7, 0.7]
-    assert "frame: 18.2 x 18.2 mm, 12 of 12 training images are larger (" in capsys.readouterr().out
+    assert "frame: 18.2 x 18.2 mm, 15 of 15 training images are larger (" in capsys.readouterr().out
 
 
 def test_the_extent_instead_of_a_spacing(tree, tmp_path, capsys):
@@ -243,7 +243,7 @@ def test_where_some_images_state_their_spacing_and_others_do_not_there_is_none(t
         datalist = prepare_tree(tree, tmp_path / "out.json")
     assert datalist.spacing is None
     assert frame_line(capsys.readouterr().out) == (
-        "frame: the whole extent of each image: 1 of 12 training images do not state their spacing "
+        "frame: the whole extent of each image: 1 of 15 training images do not state their spacing "
         f"({name}); store it in all, as NIfTI, MHA and DICOM do"
     )
     with pytest.warns(UserWarning, match="do not state their pixel spacing"):
@@ -466,7 +466,7 @@ def test_sides_of_some_images_are_counted_and_none_is_written(tables, tmp_path, 
         f"{Path(records[5]['image']).name} and {len(records) // 2 - 3} more), so none is written; "
     ) in capsys.readouterr().out
     prepare_tree(sided(tables, tmp_path, [""]), tmp_path / "none.json", dims=2)
-    assert "side" not in capsys.readouterr().out
+    assert "side:" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("side", ["both", "lr", "0", "links"])

@@ -263,13 +263,15 @@ def scale(path: Path, factor: float) -> None:
 @pytest.mark.parametrize("name", ["coldtrainunlabelled1", "coldval0", "warmtrainunlabelled2"])
 @pytest.mark.parametrize("factor", [1e-3, 1e3, 5.5, 0.15])
 def test_a_spacing_in_other_units_than_the_others(tmp_path, spatial_dims, name, factor):
+    modality = name[:4]
     cohort = write_blob_cohort(tmp_path, spatial_dims, 3, spatial_size=(24, 20, 10))
     scale(tmp_path / f"images/{name}.nii.gz", factor)
     usual = [19.2, 18, 11][:spatial_dims]
     sizes = [" x ".join(f"{by * length:.4g}" for length in usual) for by in (factor, 1)]
     assert faults(cohort) == [
         f"{tmp_path / 'images' / name}.nii.gz: by its spacing is {sizes[0]} mm large, the median of the "
-        f"training images of {name[:4]} {sizes[1]} mm; correct its spacing, which has to be in mm, or remove it"
+        f"training images of {modality} {sizes[1]} mm; correct its spacing, which has to be in mm, or "
+        "remove it"
     ]
 
 

@@ -117,8 +117,8 @@ def test_frames_hold_what_they_are_for_and_are_no_larger_than_asked(axes):
         assert float(f"{length:.3g}") == length
     if len(set(spacing)) > 1:
         assert max(spacing) > 1.25 * min(spacing)
-    slack = np.multiply(chosen, spacing) / needed
-    assert (slack < 1.25 * 1.02).all() or (np.array(chosen) <= 16 * np.ceil(needed / spacing / 16)).any()
+    for points, most, step, length in zip(chosen, size, spacing, needed, strict=True):
+        assert points in (32, most) or (points - 16) * step < length  # 16 points fewer do not do
 
 
 def test_the_size_that_a_given_spacing_needs():
@@ -138,19 +138,19 @@ MIXED = [image((40, 30, 20), (1, 1, 2)), *IMAGES]
 @pytest.mark.parametrize(
     ("size", "spacing", "training", "expected"),
     [
-        (None, None, [IMAGES, IMAGES[:1]], {"spatial_size": [208, 256], "spacing": [0.586, 0.586]}),
+        (None, None, [IMAGES, IMAGES[:1]], {"spatial_size": [176, 256], "spacing": [0.586, 0.586]}),
         ([64, 32], None, [IMAGES, IMAGES], {"spatial_size": [64, 32], "spacing": [1.57, 4.69]}),
         (64, None, [IMAGES, IMAGES], {"spatial_size": [64, 64], "spacing": [1.57, 2.35]}),
-        (None, None, [IMAGES, [SILENT]], {"spatial_size": [208, 256]}),
-        (None, None, [[SILENT], [SILENT]], {"spatial_size": [208, 256]}),
-        (None, None, [[], []], {"spatial_size": [208, 256]}),
-        (None, None, [MIXED, IMAGES], {"spatial_size": [208, 256], "spacing": [0.586, 0.586]}),
-        (None, "extent", [IMAGES, IMAGES], {"spatial_size": [208, 256]}),
+        (None, None, [IMAGES, [SILENT]], {"spatial_size": [192, 256]}),
+        (None, None, [[SILENT], [SILENT]], {"spatial_size": [192, 256]}),
+        (None, None, [[], []], {"spatial_size": [192, 256]}),
+        (None, None, [MIXED, IMAGES], {"spatial_size": [176, 256], "spacing": [0.586, 0.586]}),
+        (None, "extent", [IMAGES, IMAGES], {"spatial_size": [192, 256]}),
         (None, 1.0, [IMAGES, IMAGES], {"spatial_size": [112, 160], "spacing": [1.0, 1.0]}),
         (None, [1.0, 2.0], [IMAGES, [SILENT]], {"spatial_size": [112, 80], "spacing": [1.0, 2.0]}),
         (96, [1.0, 2.0], [IMAGES, IMAGES], {"spatial_size": [96, 96], "spacing": [1.0, 2.0]}),
-        (None, 1.0, [[SILENT], [SILENT]], {"spatial_size": [208, 256], "spacing": [1.0, 1.0]}),
-        (None, [1.0], [IMAGES, IMAGES], {"spatial_size": [208, 256], "spacing": [1.0]}),
+        (None, 1.0, [[SILENT], [SILENT]], {"spatial_size": [192, 256], "spacing": [1.0, 1.0]}),
+        (None, [1.0], [IMAGES, IMAGES], {"spatial_size": [192, 256], "spacing": [1.0]}),
         ([], None, [IMAGES, IMAGES], {"spatial_size": []}),
         ("x", None, [IMAGES, IMAGES], {"spatial_size": ["x", "x"]}),
         (0, None, [IMAGES, IMAGES], {"spatial_size": [0, 0]}),

@@ -105,7 +105,7 @@ def test_pictures_of_any_pose_are_one_by_their_patient_orientation(tmp_path, pla
         array, spacing = array.T[::-1], spacing[::-1]
         axes = [axes[1], (axes[0][0], -axes[0][1])]
     orientation = [letters[axis] for axis in axes]
-    path = write_dicom(tmp_path / "a.dcm", array, spacing, None or 12, PatientOrientation=orientation)
+    path = write_dicom(tmp_path / "a.dcm", array, spacing, PatientOrientation=orientation)
     image = load(path)
     np.testing.assert_array_equal(image[0], array.T)
     np.testing.assert_allclose(image.meta["spacing"], spacing)
