@@ -107,8 +107,7 @@ def prepare(
         ValueError: for an option that cannot be.
         DatalistError: (a `ValueError`) naming every problem found.
     """
-    from ..data.checks import TRAINING, find_faults, read_facts, warn_of_missing_spacing
-    from ..data.extents import networks_grid
+    from ..data.checks import find_faults, read_facts, warn_of_missing_spacing
     from ..data.summary import describe, facts_of
     from ..terminal import silence_others
 
@@ -134,17 +133,10 @@ def prepare(
     everything = [record for sections in records.values() for some in sections.values() for record in some]
     files = [record[kind] for record in everything for kind in ("image", "label") if kind in record]
     facts = read_facts(os.path.normpath(out.parent / file) for file in files if not path_faults("", file))
-    images = facts_of(everything, "image", out.parent, facts)
-    dims = dims or _most_common([fact.grid.dims for fact in images], default=2)
-    training = [
-        facts_of([record for name in TRAINING for record in each[name]], "image", out.parent, facts)
-        for each in records.values()
-    ]
     about_sides = _declare_sides(everything, out.parent, facts)
     content: dict[str, Any] = {
         "name": out.stem if name is None else str(name),
-        "spatial_dims": dims,
-        **networks_grid(spatial_size, _spacing_option(spacing), dims, images, training),
+        **_dims_and_grid(records, out.parent, facts, dims, spatial_size, spacing),
         "labels": _class_names(labels, facts_of(everything, "label", out.parent, facts)),
     }
     if subjects != "shared":
@@ -170,6 +162,41 @@ def prepare(
     unused = [f"not used: {note}" for note in entries.notes[:20]]
     print("\n".join([describe(datalist, facts), *about_sides, *unused, *more]))
     return out
+
+
+def _dims_and_grid(
+    records: Mapping[str, Mapping[str, list[dict[str, str]]]],
+    folder: Path,
+    facts: Facts,
+    dims: int | None,
+    size: object,
+    spacing: object,
+) -> dict[str, Any]:
+    """The keys `spatial_dims`, `spatial_size` and `spacing`, of what is asked for and of what images are.
+
+    Args:
+        records: by modality and section.
+        folder: what their paths are relative to.
+        facts: of the images.
+        dims: asked for, or None.
+        size: asked for, or None.
+        spacing: asked for, or None.
+    """
+    from ..data.checks import TRAINING
+    from ..data.extents import networks_grid
+    from ..data.summary import facts_of
+
+    def images(*sections: str) -> list[list[FileFacts]]:
+        """Those of each modality."""
+        return [
+            facts_of([record for section in sections for record in each[section]], "image", folder, facts)
+            for each in records.values()
+        ]
+
+    everything = sum(images(*SECTIONS), [])
+    dims = dims or _most_common([fact.grid.dims for fact in everything], default=2)
+    grid = networks_grid(size, _spacing_option(spacing), dims, everything, images(*TRAINING))
+    return {"spatial_dims": dims, **grid}
 
 
 def _declare_sides(records: Sequence[dict[str, str]], folder: Path, facts: Facts) -> list[str]:

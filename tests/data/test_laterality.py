@@ -141,7 +141,10 @@ def test_where_an_image_says_how_it_lies_in_space_its_letters_do_not_count(tmp_p
         ({"PatientOrientation": ["L", "L"]}, r"PatientOrientation L\\L names no two axes of the body"),
         ({"PatientOrientation": "L"}, "PatientOrientation L names no two axes of the body"),
         ({"PatientOrientation": ["L", "X"]}, r"PatientOrientation L\\X names no two axes of the body"),
-        ({"PatientOrientation": ["L", "F", "P"]}, r"PatientOrientation L\\F\\P names no two axes"),
+        (
+            {"PatientOrientation": ["L", "F", "P"]},
+            r"PatientOrientation L\\F\\P names no two axes of the body",
+        ),
         (
             {"PatientOrientation": ["A", "F"], "ViewPosition": "PA"},
             r"states PatientOrientation A\\F and ViewPosition PA",
