@@ -74,9 +74,11 @@ def read_frame(path: Path, header: Header) -> Stored:
         directions, note = stated_directions(header)
         notes += [note] * bool(note)
         if directions is not None:  # those of the plane, where x runs to the left and y to the back
-            lengths = np.linalg.norm(affine[:3, :2], axis=0)
-            affine[:3, :2] = 0
-            affine[:2, :2] = directions * lengths
+            affine[:2, :2] = directions * np.linalg.norm(affine[:3, :2], axis=0)
+            affine[2, :2] = 0
+            # its corner that is first along the canonical axes lies where others have theirs
+            size = np.array([header.Columns, header.Rows]) - 1
+            affine[:2, 3] -= np.clip(affine[:2, :2], 0, None) @ size
     values = _values(path, header)
     return Stored(values, affine, spacing is not None, placed, side=side, note=" and ".join(notes))
 
