@@ -7,7 +7,7 @@ Of each pair of test images the fixed one is changed, with its manual label, in 
 registered as a user does it: images in memory, with the header that they would come with. Both directions:
 the changed image is one of the target, then one of the source. Dice, on the changed image's own grid:
 *segmented*, the predicted label; *registered*, the manual label of the moving image, warped by the pair's
-transform. *Of as it is* is the ratio to the same pairs' unchanged ones. *Apart px* is how far the transform
+transform. */as it is* is the ratio to the same pairs' unchanged ones. *Apart px* is how far the transform
 leads from where it led before, where the image shows the same place in space: mean over points and pairs, in
 pixels of the fixed image. An `ok` is wrong where the registered Dice, mean over classes, is below .8. Where
 the verdict expects an overlap, its AUROC is for telling pairs of .8 from those below.
@@ -142,7 +142,7 @@ def mean_dice(rows: Sequence[Row], key: str) -> Array:
     return np.nansum(values, 1) / np.maximum(np.isfinite(values).sum(1), 1)
 
 
-def summarise(rows: Sequence[Row], label_names: Sequence[str]) -> list[Row]:
+def summarise(rows: Sequence[Row]) -> list[Row]:
     """The table: a row for each direction and change."""
     table: list[Row] = []
     for direction, change in dict.fromkeys((row["direction"], row["change"]) for row in rows):
@@ -151,9 +151,9 @@ def summarise(rows: Sequence[Row], label_names: Sequence[str]) -> list[Row]:
         for key in ("segmented", "registered"):
             line[key] = float(mean_dice(own, key).mean())
             as_it_is = next((each for each in table if each["direction"] == direction), line)
-            line[f"{key}, of as it is"] = line[key] / as_it_is[key] if as_it_is[key] else None
+            line[f"{key[0]}/as it is"] = line[key] / as_it_is[key] if as_it_is[key] else None
             classes = [each[np.isfinite(each)] for each in by_pair(own, key).T]
-            line[f"{key}: {', '.join(label_names[1:])}"] = ", ".join(
+            line[f"{key[0]}, each class"] = " ".join(
                 f"{each.mean():.3f}" if len(each) else "-" for each in classes
             )
         verdicts = Counter(row["verdict"] for row in own)
@@ -263,8 +263,10 @@ def main(
         possible = [name for name in chosen if placed or not name.startswith("oblique")]
         rows += register_changed(trained, pictures, direction, possible, pairings, data.num_classes)
     verdicts = verdict_rows(rows)
+    classes = data.label_names[1:]
+    print(f"\ns: segmented, r: registered, each class: {', '.join(classes)}")
     result = report(
-        "robustness", arguments, summarise(rows, data.label_names), out, verdicts=verdicts, pairs=rows
+        "robustness", arguments, summarise(rows), out, classes=classes, verdicts=verdicts, pairs=rows
     )
     print()
     print_table(verdicts)

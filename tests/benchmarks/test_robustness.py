@@ -159,16 +159,16 @@ def test_robustness_of_a_run(tiny, tmp_path, capsys):
     out = tmp_path / "robustness.json"
     changes = "mirrored,pixels .75,oblique 10,cropped .55"
     figures = robustness.main(
-        str(run), images=2, pairings=2, changes=changes, pose="auto", device="cpu", out=str(out),
+        str(run), images=2, pairings=2, changes=changes, pose="as_is", device="cpu", out=str(out),
         mixed_precision=False,
     )  # fmt: skip
     assert json.loads(out.read_text()) == json.loads(json.dumps(figures))
     assert len(figures["rows"]) == 2 * 5 and len(figures["pairs"]) == 2 * 5 * 2 * 2
     first = figures["rows"][0]
-    assert first["change"] == "as it is" and first["registered, of as it is"] == 1 and first["apart px"] == 0
+    assert first["change"] == "as it is" and first["r/as it is"] == 1 and first["apart px"] == 0
     for row in figures["rows"]:
         assert sum(map(int, row["ok/check/failed"].split("/"))) == 4
-        assert 0 <= row["segmented"] <= 1 and 0 < row["registered"] <= 1
+        assert 0 <= row["segmented"] <= 1 and 0 <= row["registered"] <= 1
         assert (row["apart px"] is None) == (row["change"] in ("mirrored", "cropped .55"))
         if row["change"] == "pixels .75":
             assert row["apart px"] < 1.5
@@ -186,6 +186,12 @@ def test_images_without_spacing_go_in_as_arrays(tiny, monkeypatch):
     figures = robustness.main(str(run), images=1, changes="cropped .85,oblique 10", device="cpu")
     assert {row["change"] for row in figures["rows"]} == {"as it is", "cropped .85"}
     assert all(row["apart px"] is None for row in figures["rows"])
+
+
+def test_ids_that_a_run_does_not_have_are_left_out_and_named(tiny, capsys):
+    run, _ = tiny
+    assert robustness.known(str(run), {"posture": "auto", "spatial_dims": 2}) == {"spatial_dims": 2}
+    assert "has no posture: left out" in capsys.readouterr().out
 
 
 def test_what_cannot_be_measured_is_said(tiny, tmp_path):
@@ -215,11 +221,11 @@ def test_verdicts_are_counted():
         pair("mirrored", 0.3, "ok", 0.75),
         pair("mirrored", 0.2, "failed", 0.1),
     ]
-    table = robustness.summarise(rows, ["background", "a", "b"])
+    table = robustness.summarise(rows)
     assert [row["ok < 0.8"] for row in table] == [0, 1]
     assert [row["ok/check/failed"] for row in table] == ["1/1/0", "1/0/1"]
-    assert table[1]["registered, of as it is"] == pytest.approx(0.25 / 0.85)
-    assert table[0]["segmented: a, b"] == "0.850, -"
+    assert table[1]["r/as it is"] == pytest.approx(0.25 / 0.85)
+    assert table[0]["s, each class"] == "0.850 -"
     line, both = robustness.verdict_rows(rows)
     assert line | {"direction": "both"} == both
     assert (both["ok"], both["ok < 0.8"], both["ok < 0.8, of ok"]) == (2, 1, 0.5)
