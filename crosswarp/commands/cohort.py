@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-FRAME = 190  # mm that the networks see along each axis: between what DXA and X-ray show on average
+FRAME = 210  # mm that the networks see along each axis: 95 % of the X-rays, as `prepare` would choose it
 
 
 def cohort(
