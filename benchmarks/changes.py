@@ -31,12 +31,15 @@ class Picture:
         label: `[*spatial]`, class of every point.
         grid: where it lies by its header.
         placed: whether it says so; if not, it is handed over as a plain array.
+        shown: where it shows what the original did, `[*spatial]`; None for everywhere. Elsewhere it is
+            continued, and no label is right or wrong.
     """
 
     image: Array
     label: Array
     grid: Grid
     placed: bool = True
+    shown: Array | None = None
 
     @property
     def own_grid(self) -> Grid:
@@ -72,29 +75,29 @@ def read_pictures(records: Sequence[Mapping[str, str]], dims: int) -> list[Pictu
     return pictures
 
 
-def onto(picture: Picture, places: Grid, header: Grid | None = None, dark: bool = False) -> Picture:
+def onto(picture: Picture, places: Grid, header: Grid | None = None) -> Picture:
     """What a picture shows at the points of a grid, smoothed where they are farther apart.
 
     Args:
         picture: continued by its border.
         places: where to look.
         header: where the result says that it lies; there if None.
-        dark: beyond the picture is nothing instead.
     """
     index = np.linalg.solve(picture.grid.affine, places.affine)  # of the new points in the old array
     points = np.tensordot(index[:-1, :-1], np.indices(places.shape), 1)
     points += index[:-1, -1].reshape(-1, *[1] * places.dims)
     points = points.round(9)  # a whole number is one
 
-    def looked_up(values: Array, outside: float) -> Array:
-        mode = "constant" if dark else "nearest"
-        return map_coordinates(values.astype(np.float64), points, order=1, mode=mode, cval=outside)
+    def looked_up(values: Array) -> Array:
+        return map_coordinates(values.astype(np.float64), points, order=1, mode="nearest")
 
     blur = np.maximum(np.linalg.norm(index[:-1, :-1], axis=1) - 1, 0) / 2
-    channels = [looked_up(gaussian_filter(each, blur, mode="nearest"), each.min()) for each in picture.image]
-    classes = [looked_up(picture.label == k, float(k == 0)) for k in range(int(picture.label.max()) + 1)]
+    channels = [looked_up(gaussian_filter(each, blur, mode="nearest")) for each in picture.image]
+    classes = [looked_up(picture.label == k) for k in range(int(picture.label.max()) + 1)]
+    ends = np.reshape(picture.grid.shape, (-1, *[1] * places.dims)) - 0.5
     return replace(
         picture,
+        shown=((points >= -0.5) & (points <= ends)).all(0),
         image=np.stack(channels).astype(np.float32),
         label=np.argmax(classes, 0).astype(np.uint8),
         grid=header or places,
@@ -219,8 +222,8 @@ def other_pixels(factor: float) -> Change:
 
 
 def oblique(degrees: float) -> Change:
-    """The same place on a turned grid, as the header says; nothing lies beyond."""
-    return lambda picture, rng: onto(picture, about_the_middle(picture.grid, degrees, cover=True), dark=True)
+    """The same place on a turned grid that covers it, as the header says."""
+    return lambda picture, rng: onto(picture, about_the_middle(picture.grid, degrees, cover=True))
 
 
 Change = Callable[[Picture, Random], Picture]

@@ -7,10 +7,11 @@ Of each pair of test images the fixed one is changed, with its manual label, in 
 registered as a user does it: images in memory, with the header that they would come with. Both directions:
 the changed image is one of the target, then one of the source. Dice, on the changed image's own grid:
 *segmented*, the predicted label; *registered*, the manual label of the moving image, warped by the pair's
-transform. */as it is* is the ratio to the same pairs' unchanged ones. *Apart px* is how far the transform
-leads from where it led before, where the image shows the same place in space: mean over points and pairs, in
-pixels of the fixed image. An `ok` is wrong where the registered Dice, mean over classes, is below .8. Where
-the verdict expects an overlap, its AUROC is for telling pairs of .8 from those below.
+transform; where a turned or shifted picture is but continued, nothing is compared. */as it is* is the ratio
+to the same pairs' unchanged ones. *Apart px* is how far the transform leads from where it led before, where
+the image shows the same place in space: mean over points and pairs, in pixels of the fixed image. An `ok` is
+wrong where the registered Dice, mean over classes, is below .8. Where the verdict expects an overlap, its
+AUROC is for telling pairs of .8 from those below.
 """
 
 from __future__ import annotations
@@ -68,11 +69,13 @@ def expected_overlap(quality: Mapping[str, Any]) -> tuple[float, float, float] |
 
 def measured(pair: Registration, moving: Picture, fixed: Picture, classes: int) -> Row:
     """What is found of a registered pair."""
-    predicted = np.asarray(pair.fixed_label)[0]
-    quality = pair.quality
+    quality, shown = pair.quality, True if fixed.shown is None else fixed.shown
+    found = {
+        "segmented": np.asarray(pair.fixed_label)[0],
+        "registered": warped_label(moving, fixed, pair.transform, classes),
+    }
     return {
-        "segmented": dice(predicted, fixed.label, classes),
-        "registered": dice(warped_label(moving, fixed, pair.transform, classes), fixed.label, classes),
+        **{key: dice(label * shown, fixed.label * shown, classes) for key, label in found.items()},
         "verdict": quality["verdict"],
         "expected": expected_overlap(quality),
     }
@@ -168,7 +171,7 @@ def summarise(rows: Sequence[Row]) -> list[Row]:
 def wrongly_ok(rows: Sequence[Row]) -> int:
     """How many pairs are ok that should not be."""
     found = zip(rows, mean_dice(rows, "registered"), strict=True)
-    return sum(row["verdict"] == "ok" and value < RIGHT for row, value in found)
+    return sum(row["verdict"] == "ok" and bool(value < RIGHT) for row, value in found)
 
 
 def auroc(scores: Sequence[float] | Array, positive: Sequence[bool] | Array) -> float | None:

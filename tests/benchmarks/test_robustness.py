@@ -116,6 +116,10 @@ def test_a_tilted_picture_is_turned_in_mm_and_a_shifted_one_moved_by_a_fifth():
     assert np.linalg.norm(second) == pytest.approx(np.linalg.norm(first), abs=0.5)
     moved = np.argwhere(CHANGES["shifted"](plain, RNG).label).mean(0) - np.argwhere(label).mean(0)
     np.testing.assert_allclose(moved, [-8, 0])
+    shown = CHANGES["shifted"](plain, RNG).shown
+    assert shown[:32].all() and not shown[32:].any()
+    area = CHANGES["oblique 30"](plain, RNG).shown.sum()
+    assert area == pytest.approx(plain.label.size, rel=0.02) and CHANGES["mirrored"](plain, RNG).shown is None
 
 
 def test_grey_values_are_inverted_and_noise_added():
@@ -128,6 +132,21 @@ def test_grey_values_are_inverted_and_noise_added():
     big = Picture(ramp, np.zeros((200, 200), np.uint8), Grid((200, 200), np.eye(3)))
     noise = CHANGES["noise"](big, np.random.default_rng(1)).image - big.image
     assert noise.std() == pytest.approx(9.9, rel=0.03) and abs(noise.mean()) < 0.3
+
+
+def test_what_is_but_continued_is_not_compared(tiny):
+    run, data = tiny
+    (original,) = read_pictures(data.source.labelled("test")[:1], data.spatial_dims)
+    pair = load(run, "cpu").register(original.given(), original.given(), "source", "source")
+    everything = robustness.measured(pair, original, original, data.num_classes)
+    covered = np.ones(original.label.shape, bool)
+    covered[: covered.shape[0] // 2] = False
+    wrong = np.where(covered, original.label, 1)
+    for label in (wrong, original.label * covered):
+        changed = replace(original, label=label, shown=covered)
+        row = robustness.measured(pair, original, changed, data.num_classes)
+        assert min(value for value in row["registered"] if value is not None) > 0.99
+        assert row["verdict"] == everything["verdict"]
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -222,6 +241,7 @@ def test_verdicts_are_counted():
         pair("mirrored", 0.2, "failed", 0.1),
     ]
     table = robustness.summarise(rows)
+    json.dumps([table, robustness.verdict_rows(rows)])  # nothing of numpy
     assert [row["ok < 0.8"] for row in table] == [0, 1]
     assert [row["ok/check/failed"] for row in table] == ["1/1/0", "1/0/1"]
     assert table[1]["r/as it is"] == pytest.approx(0.25 / 0.85)
