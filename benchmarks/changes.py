@@ -97,7 +97,7 @@ def onto(picture: Picture, places: Grid, header: Grid | None = None) -> Picture:
     ends = np.reshape(picture.grid.shape, (-1, *[1] * places.dims)) - 0.5
     return replace(
         picture,
-        shown=((points >= -0.5) & (points <= ends)).all(0),
+        shown=np.asarray(((points >= -0.5) & (points <= ends)).all(0)),
         image=np.stack(channels).astype(np.float32),
         label=np.argmax(classes, 0).astype(np.uint8),
         grid=header or places,
