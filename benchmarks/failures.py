@@ -51,7 +51,7 @@ def wide(*ids: str) -> dict[str, Any]:
 
 
 _FIRST, _SECOND, _THIRD, _LAST = STAGES
-_BOTH = wide("source_augmentation", "target_augmentation")
+_BOTH = wide("source_augmentation#transforms#0", "target_augmentation#transforms#0")
 _ONLY_SELF = {
     **{f"weights#{term}": 0.0 for term in ("mixed_segmentation", "translated_segmentation")},
     **{f"weights#{term}": 0.0 for term in ("cycle_segmentation", "agreement", "cycle_agreement")},

@@ -31,10 +31,12 @@ class Screen(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch):
-    """Leave logging and warnings of the process as they were."""
+    """Begin as a new process does, and leave logging and warnings of this one as they were."""
     root, show = logging.getLogger(), warnings.showwarning
     handlers, level = list(root.handlers), root.level
     verbose, shown = terminal.State.verbose, terminal.State.shown
+    root.handlers.clear()
+    terminal.State.verbose, terminal.State.shown = False, None
     monkeypatch.setenv("TERM", "xterm")
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)

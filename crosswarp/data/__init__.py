@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .batches import FixedPairBatches, RandomBatches, RandomPairBatches, stack_samples
     from .checks import check_datalist
     from .datalist import Datalist, DatalistError, Modality, datalist_digest, load_datalist
+    from .frames import Framed
     from .partners import LabelOnImaged
     from .people import check_people
     from .readers import AnyFormatReader
@@ -22,6 +23,7 @@ __all__ = [
     "Datalist",
     "DatalistError",
     "FixedPairBatches",
+    "Framed",
     "LabelOnImaged",
     "Modality",
     "RandomBatches",

@@ -41,7 +41,8 @@ SIDES = ("left", "right")
 EXTENT = "extent"  # what is asked for in place of a spacing: a grid that spans the whole of each image
 MAX_NAME = 200
 MAX_PATH = 1000
-SECTIONS = ("train_labelled", "train_unlabelled", "val", "test")
+TRAINING = ("train_labelled", "train_unlabelled")
+SECTIONS = (*TRAINING, "val", "test")
 FILE_KEYS = ("image", "label", "landmarks")
 RECORD_KEYS = (*FILE_KEYS, "subject", "side")
 MODALITY_KEYS = ("name", "channels", *SECTIONS)
@@ -140,6 +141,16 @@ class Datalist:
     target: Modality
     subjects: str = "shared"
     spacing: list[float] | None = None
+
+    @property
+    def mirrored_side(self) -> str | None:
+        """The side whose images are mirrored, so that networks see one side alone; None where none is stated.
+
+        It is the rarer one among the training images.
+        """
+        records = (*self.source.records(*TRAINING), *self.target.records(*TRAINING))
+        counts = Counter(record["side"] for record in records if "side" in record)
+        return min(SIDES, key=lambda side: counts[side]) if counts else None
 
     @property
     def num_classes(self) -> int:

@@ -8,12 +8,16 @@ from math import lcm
 from pathlib import Path
 from typing import Any
 
-from monai.data import DataLoader, decollate_batch
+import torch
+from monai.data import DataLoader, MetaTensor, decollate_batch
+from monai.networks.utils import one_hot
+from torch import Tensor
 
 from ..data import Datalist, Modality
 from ..data.landmarks import read_landmarks
 from ..inference.runner import Runner
 from ..metrics import MeasuredImage
+from ..spatial.frame import see
 from ..spatial.grid import Grid
 
 ByModality = Mapping[str, Sequence[MeasuredImage]]  # "source" and "target"
@@ -31,8 +35,8 @@ class EvaluatedImages:
 
     Args:
         data: the datalist of the run.
-        source: single images of the source modality, where there are labels an integer `label`
-            `[1, 1, *spatial]`, in the order of the records `dataset.data`.
+        source: single images of the source modality on their own grids, where there are labels an integer
+            `label` `[1, 1, *spatial]`, in the order of the records `dataset.data`.
         target: those of the target modality.
         max_pairs: most pairs to register, spread evenly over the images; None for all.
         pairs: the pairs to register instead, `[source image, target image]` each, named as in the datalist.
@@ -122,6 +126,7 @@ class EvaluatedImages:
             item = prepare(record["image"])
             image, points = item["image"], self._landmarks(record)
             grid = Grid.of(image)
+            label = labelled.get("label")
             images.append(
                 MeasuredImage(
                     name,
@@ -129,7 +134,7 @@ class EvaluatedImages:
                     self.modalities[modality].name,
                     image.as_tensor(),
                     grid,
-                    labelled["label"].as_tensor() if "label" in labelled else None,
+                    None if label is None else label_on_frame(label, grid, self.data.num_classes),
                     {key: point for key, point in points.items() if grid.contains(point, ROUNDING)},
                     item,
                 )
@@ -163,6 +168,18 @@ class EvaluatedImages:
                         f"Landmarks outside {image.name} were left out: {', '.join(sorted(outside))}."
                     )
         return notes
+
+
+def label_on_frame(label: MetaTensor, frame: Grid, num_classes: int) -> Tensor:
+    """Return a label as it lies on a frame, `[1, *spatial]`, uint8: of each point the class with most weight.
+
+    Args:
+        label: `[1, *spatial]`, class of every point.
+        frame: on which to see it.
+        num_classes: classes, background included.
+    """
+    classes = one_hot(label.as_subclass(Tensor)[None], num_classes)[0]
+    return see(classes, Grid.of(label), frame).argmax(0, keepdim=True).to(torch.uint8)
 
 
 def spread_pairs(first: int, second: int, max_pairs: int | None = None) -> list[tuple[int, int]]:

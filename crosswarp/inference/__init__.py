@@ -8,6 +8,7 @@ from ..lazy import lazily
 
 if TYPE_CHECKING:
     from .pairs import image_records, pair_records
+    from .pose import PosedFramesd, PoseSearch
     from .save_quality import SaveQualityd
     from .serving import ServedLabeld
     from .transforms import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
@@ -16,6 +17,8 @@ else:
 
 __all__ = [
     "ExtentOfd",
+    "PoseSearch",
+    "PosedFramesd",
     "PredictedLabelsd",
     "SaveQualityd",
     "SaveTransformsd",

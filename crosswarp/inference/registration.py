@@ -14,14 +14,14 @@ from monai.transforms import SaveImage, SpatialResample
 from torch import Tensor
 
 from ..networks import Prediction
-from ..spatial import resize_image
+from ..spatial.frame import see
 from ..spatial.grid import Grid
 from ..spatial.physical import itk_transforms
 from .memory import alike
 from .results import claim, file_stem, pair_results, segmentation_results
 from .runner import Image, Item, Runner
 from .save_quality import SaveQualityd
-from .transforms import on_grid_of
+from .transforms import FRAMES, on_grid_of
 
 
 class Segmentation:
@@ -43,7 +43,7 @@ class Segmentation:
 
     @cached_property
     def probabilities(self) -> Image:  # noqa: D102
-        return _probabilities(self._classes, self._item["moving"], self._image)
+        return _probabilities(self._classes, self._item, "moving", self._image)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the label as ``<image>_seg.nii.gz``; an image that came without a file is ``image``.
@@ -68,8 +68,9 @@ class Registration:
         fixed_label: predicted label of the fixed image on its grid, uint8.
         moving_probabilities: of each class on the moving image's grid, ``[K, *spatial]``, float32.
         fixed_probabilities: of each class on the fixed image's grid, ``[K, *spatial]``, float32.
-        moving_to_fixed: the map ``[1, D, *spatial]`` on the networks' grid: normalised coordinates, pull-back
-            (see :mod:`crosswarp.spatial`), axes as the config's preprocessing orders them.
+        moving_to_fixed: the map ``[1, D, *spatial]`` between the frames in which the networks see the two
+            images: normalised coordinates, pull-back (see :mod:`crosswarp.spatial`), axes as the config's
+            preprocessing orders them.
         fixed_to_moving: the map of the other direction, which is nearly its inverse.
         transform: ``itk.CompositeTransform`` from points of the fixed image to points of the moving one, mm
             in LPS: it resamples the moving image onto the fixed, and its ``TransformPoint`` carries points
@@ -108,20 +109,19 @@ class Registration:
 
     @cached_property
     def moving_probabilities(self) -> Image:  # noqa: D102
-        return _probabilities(
-            self._prediction.moving_probabilities, self._item["moving"], self._images["moving"]
-        )
+        found = self._prediction.moving_probabilities
+        return _probabilities(found, self._item, "moving", self._images["moving"])
 
     @cached_property
     def fixed_probabilities(self) -> Image:  # noqa: D102
-        return _probabilities(
-            self._prediction.fixed_probabilities, self._item["fixed"], self._images["fixed"]
-        )
+        found = self._prediction.fixed_probabilities
+        return _probabilities(found, self._item, "fixed", self._images["fixed"])
 
     @cached_property
     def _transforms(self) -> tuple[Any, Any]:
-        fixed, moving = (Grid.of(self._item[key]) for key in ("fixed", "moving"))
-        return itk_transforms(self.moving_to_fixed, fixed, moving)
+        moving_frame, fixed_frame = (Grid.of(self._item[key]) for key in FRAMES)
+        moving, fixed = (Grid.of(self._item[key]) for key in ("moving", "fixed"))
+        return itk_transforms(self.moving_to_fixed, fixed_frame, moving_frame, fixed, moving)
 
     @property
     def transform(self) -> Any:  # noqa: D102
@@ -160,9 +160,11 @@ def own_grid(image: MetaTensor, mode: str = "bilinear") -> MetaTensor:
     return back(image, **grid).to(image.dtype)  # type: ignore[return-value] # a MetaTensor stays one
 
 
-def _probabilities(classes: Tensor, item: MetaTensor, image: Image) -> Image:
-    """Class probabilities ``[1, K, *spatial]`` on an image's own grid, and of its kind."""
-    return alike(own_grid(on_grid_of(resize_image(classes.cpu(), item.shape[1:])[0], item)), image)
+def _probabilities(classes: Tensor, item: Item, key: str, image: Image) -> Image:
+    """Class probabilities ``[1, K, *spatial]`` of a frame on the image's own grid, and of its kind."""
+    own = item[key]
+    seen = see(classes[0].cpu(), Grid.of(item[f"{key}_input"]), Grid.of(own))
+    return alike(own_grid(on_grid_of(seen, own)), image)
 
 
 def _source(item: Item, key: str, image: Image) -> str:

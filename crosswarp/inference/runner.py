@@ -33,6 +33,7 @@ from ..spatial import as_float32
 from .memory import InMemoryReader
 
 MODALITIES = ("source", "target")
+INPUTS = ("moving_input", "fixed_input")  # what the network is given of either image, on its frame
 NEEDED = (
     *(f"{modality}_channels" for modality in MODALITIES),
     *("preprocessing", "network", "inferer", "postprocessing", "checkpoint"),
@@ -248,7 +249,9 @@ class Runner:
 
     def network_input(self, item: Item, place: int = 0) -> MetaTensor:
         """What the network is given of the image of an item that stands for both, ``[C, *spatial]``."""
-        return item["image"][: self.channels[self.modalities[place]]]
+        channels = self.channels[self.modalities[place]]
+        own, image = item[INPUTS[place]], item["image"].as_subclass(Tensor)
+        return MetaTensor(image[:channels] if place == 0 else image[-channels:], meta=own.meta)
 
     def segment(self, image: Tensor, modality: str) -> Tensor:
         """Segment images as the network does it before it registers them, through the config's inferer.
@@ -273,7 +276,9 @@ class Runner:
             probabilities: of each class, ``[1, K, *spatial]``.
         """
         pred = Prediction.of_image(probabilities).packed()[0]
-        return self.postprocess({**item, "moving": image, "fixed": image, "pred": pred})
+        seen = item["moving_input"] if "moving_input" in item else item["fixed_input"]
+        both = {"moving": image, "fixed": image, "moving_input": seen, "fixed_input": seen}
+        return self.postprocess({**item, **both, "pred": pred})
 
     def predict(self, items: Sequence[Item], network: nn.Module | None = None) -> Tensor:
         """Return what the network finds of pairs, packed; see :func:`predict`.

@@ -23,7 +23,7 @@ from ..report.figures import pair_figure
 from ..spatial import as_float32, sample
 from .quality import LIMITS, image_atypicality, judge, pair_quality
 from .results import file_stem
-from .transforms import pair_name
+from .transforms import FRAMES, pair_name
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class SaveQualityd(MapTransform):
         """The quality of a pair and the verdict, without writing anything."""
         moving, fixed = (data[key] for key in self.keys)
         images, found = self.parts(data)
-        quality = pair_quality(found, moving, fixed)
+        seen = [data.get(frame, image) for frame, image in zip(FRAMES, (moving, fixed), strict=True)]
+        quality = pair_quality(found, *seen)
         quality["atypicality"] = {
             key: image_atypicality(image, probabilities, self.statistics.get(key))
             for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True)
@@ -85,11 +86,14 @@ class SaveQualityd(MapTransform):
         if self.training_warnings and verdict == "ok":
             verdict = "check"
         reasons += [f"training of {warning}" for warning in self.training_warnings]
+        if doubts := self._said(data, "doubt"):
+            verdict, reasons = "check" if verdict == "ok" else verdict, reasons + doubts
         notes = [
             f"the {key} image does not state its spacing: 1 mm stands in (give {key}_spacing)"
             for key, each in (("moving", moving), ("fixed", fixed))
             if not each.meta.get("spacing_known", True)
         ]
+        notes += self._said(data, "pose")
         return {
             "verdict": verdict,
             "reasons": reasons,
@@ -98,6 +102,12 @@ class SaveQualityd(MapTransform):
             "moving": file_stem(moving.meta["filename_or_obj"]),
             "fixed": file_stem(fixed.meta["filename_or_obj"]),
         }
+
+    @staticmethod
+    def _said(data: Mapping[Hashable, Any], what: str) -> list[str]:
+        """What was found of the poses of the two images."""
+        said = ((key.removesuffix("_input"), data.get(f"{key}_{what}")) for key in FRAMES)
+        return [f"the {key} image {words}" for key, words in said if words]
 
     @rc_context({"text.parse_math": False})  # names of files are no formulas
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

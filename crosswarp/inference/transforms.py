@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..files import replacing
 from ..networks.prediction import Prediction, moving_to_fixed
-from ..spatial import resize_image, resize_map, sample
+from ..spatial import sample
+from ..spatial.frame import on_images, see
 from ..spatial.grid import Grid
 from ..spatial.physical import PhysicalMap
 from ..spatial.simpleitk import displacement_image, simpleitk_transforms
@@ -24,6 +25,7 @@ from .results import file_stem
 
 TRANSFORM_SUFFIXES = (".h5", ".tfm")
 DISPLACEMENT_SUFFIXES = (".nii.gz", ".mha", ".nrrd", None)
+FRAMES = ("moving_input", "fixed_input")
 
 
 def on_grid_of(image: Tensor, reference: MetaTensor, name: str | None = None) -> MetaTensor:
@@ -41,39 +43,54 @@ def on_grid_of(image: Tensor, reference: MetaTensor, name: str | None = None) ->
     return MetaTensor(image, meta=meta)
 
 
+def frames_of(data: Mapping[Hashable, Any], frames: Sequence[str], images: Sequence[Hashable]) -> list[Grid]:
+    """Return the frames in which the network sees images; an image that has none is its own.
+
+    Args:
+        data: the item.
+        frames: the images as the network sees them.
+        images: the images.
+    """
+    return [Grid.of(data[f if f in data else i]) for f, i in zip(frames, images, strict=True)]
+
+
 def pair_name(moving: MetaTensor, fixed: MetaTensor) -> str:
     """What the results of a pair are named after: one image may be warped onto many."""
     return "_to_".join(file_stem(image.meta["filename_or_obj"]) for image in (moving, fixed))
 
 
 class ExtentOfd(MapTransform):
-    """Add the affine from fractions of an image to mm in LPS as ``<key>_extent``, float32 ``[D + 1, D + 1]``.
+    """Add the affine from fractions of an image to mm in LPS, float32 ``[D + 1, D + 1]``.
 
     Args:
         keys: images ``[C, *spatial]``.
+        names: where the affines are put, one for each key.
     """
+
+    def __init__(self, keys: KeysCollection, names: KeysCollection) -> None:
+        super().__init__(keys)
+        self.names = ensure_tuple_rep(names, len(self.keys))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the affines to an item."""
         result = dict(data)
-        for key in self.key_iterator(result):
-            extent = Grid.of(result[key]).extent
-            result[f"{key}_extent"] = torch.as_tensor(extent, dtype=torch.float32)
+        for key, name in self.key_iterator(result, self.names):
+            result[name] = torch.as_tensor(Grid.of(result[key]).extent, dtype=torch.float32)
         return result
 
 
 class WarpMovingd(MapTransform):
     """Warp moving images onto the fixed image's own grid, as ``warped_<key>``.
 
-    The map comes on the network's grid. Its coordinates are fractions of the image, so it needs only
-    resampling to fit any grid of the same field of view. The result is named after both files,
-    ``<moving>_to_<fixed>``.
+    The map comes between the frames in which the network sees the two images. Beyond the fixed image's frame
+    it goes on as at its border. The result is named after both files, ``<moving>_to_<fixed>``.
 
     Args:
         keys: what to warp, each ``[C, *spatial]`` of any size; a key that an item lacks is left out.
         modes: ``"linear"`` or ``"nearest"``, for each key.
         map_key: the prediction ``[D + ..., *spatial]``; see :func:`~..networks.prediction.moving_to_fixed`.
         reference: the fixed image, whose grid and affine the result takes.
+        frames: the moving and the fixed image as the network sees them.
     """
 
     def __init__(
@@ -82,17 +99,25 @@ class WarpMovingd(MapTransform):
         modes: Sequence[str] | str = "linear",
         map_key: str = "pred",
         reference: str = "fixed",
+        frames: tuple[str, str] = FRAMES,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.modes = ensure_tuple_rep(modes, len(self.keys))
-        self.map_key, self.reference = map_key, reference
+        self.map_key, self.reference, self.frames = map_key, reference, tuple(frames)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the warped images to an item."""
         result = dict(data)
         reference = result[self.reference]
-        phi = resize_map(moving_to_fixed(result[self.map_key]), reference.shape[1:])
+        moving_frame, fixed_frame = frames_of(result, self.frames, (self.keys[0], self.reference))
+        between_frames, fixed = moving_to_fixed(result[self.map_key]), Grid.of(reference)
+        maps: dict[bytes, Tensor] = {}  # images on one grid, as an image and its label, are read by one map
         for key, mode in self.key_iterator(result, self.modes):
+            grid = Grid.of(result[key])
+            place = grid.affine.tobytes() + bytes(str(grid.shape), "ascii")
+            if place not in maps:
+                maps[place] = on_images(between_frames, fixed_frame, fixed, moving_frame, grid)
+            phi = maps[place]
             moving = result[key].as_subclass(Tensor).to(phi.device)
             name = f"{pair_name(result[key], reference)}.nii.gz"
             result[f"warped_{key}"] = on_grid_of(sample(moving[None], phi, mode)[0], reference, name)
@@ -113,6 +138,7 @@ class SaveTransformsd(MapTransform):
         map_key: the prediction ``[D + ..., *spatial]``; see :func:`~..networks.prediction.moving_to_fixed`.
         transform_suffix: ``".h5"``, or ``".tfm"`` for text.
         displacement_suffix: ``".nii.gz"``, ``".mha"`` or ``".nrrd"``; None for no displacement field.
+        frames: the moving and the fixed image as the network sees them.
 
     Raises:
         ValueError: for other suffixes.
@@ -125,8 +151,10 @@ class SaveTransformsd(MapTransform):
         map_key: str = "pred",
         transform_suffix: str = ".h5",
         displacement_suffix: str | None = ".nii.gz",
+        frames: tuple[str, str] = FRAMES,
     ) -> None:
         super().__init__(keys)
+        self.frames = tuple(frames)
         for suffix, known in (
             (transform_suffix, TRANSFORM_SUFFIXES),
             (displacement_suffix, DISPLACEMENT_SUFFIXES),
@@ -141,7 +169,9 @@ class SaveTransformsd(MapTransform):
         result = dict(data)
         moving, fixed = (result[key] for key in self.keys)
         phi = moving_to_fixed(result[self.map_key])
-        forward, inverse = simpleitk_transforms(PhysicalMap.of(phi, Grid.of(fixed), Grid.of(moving)))
+        moving_frame, fixed_frame = frames_of(result, self.frames, self.keys)
+        found = PhysicalMap.of(phi, fixed_frame, moving_frame, Grid.of(fixed), Grid.of(moving))
+        forward, inverse = simpleitk_transforms(found)
         stem = pair_name(moving, fixed)
         for name, transform in (("transform", forward), ("inverse", inverse)):
             target = self.output_dir / f"{stem}_{name}{self.transform_suffix}"
@@ -162,18 +192,23 @@ class PredictedLabelsd(MapTransform):
         keys: the moving and the fixed image, in this order; ``<key>_label`` is added for each that has none
             yet, uint8 on its own grid.
         pred_key: the prediction ``[2D + 2K, *spatial]``.
+        frames: the two images as the network sees them.
     """
 
-    def __init__(self, keys: KeysCollection, pred_key: str = "pred") -> None:
+    def __init__(
+        self, keys: KeysCollection, pred_key: str = "pred", frames: tuple[str, str] = FRAMES
+    ) -> None:
         super().__init__(keys)
-        self.pred_key = pred_key
+        self.pred_key, self.frames = pred_key, tuple(frames)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Add the labels to an item."""
         result = dict(data)
         found = Prediction.of_item(result[self.pred_key])
-        for key, classes in zip(self.keys, found[2:], strict=True):
+        frames = frames_of(result, self.frames, self.keys)
+        for key, frame, classes in zip(self.keys, frames, found[2:], strict=True):
             if f"{key}_label" not in result:
-                labels = resize_image(classes, result[key].shape[1:]).argmax(1).to(torch.uint8)
+                seen = see(classes[0], frame, Grid.of(result[key]))
+                labels = seen.argmax(0, keepdim=True).to(torch.uint8)
                 result[f"{key}_label"] = on_grid_of(labels, result[key])
         return result

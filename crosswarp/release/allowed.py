@@ -50,7 +50,10 @@ COMPONENTS: dict[str, tuple[type, ...]] = {
         f"scripts.{package}": (object,)
         for package in ("data", "evaluation.baselines", "losses", "metrics", "networks", "training")
     },
-    **{f"scripts.inference.{module}": (object,) for module in ("save_quality", "serving", "transforms")},
+    **{
+        f"scripts.inference.{module}": (object,)
+        for module in ("pose", "save_quality", "serving", "transforms")
+    },
     "scripts.runs.chain.Chain": (object,),
     "scripts.evaluation.evaluation.Evaluation": (object,),
     "scripts.evaluation.images.EvaluatedImages": (object,),

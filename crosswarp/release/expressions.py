@@ -21,7 +21,17 @@ REFERENCES = "__local_refs"  # how MONAI calls them in what it evaluates
 # of what a reference, an item or a result leads to
 ATTRIBUTES = {
     *("source", "target", "test", "val", "train_labelled", "train_unlabelled", "name", "path", "parent"),
-    *("num_classes", "label_names", "spatial_dims", "spatial_size", "channels", "folder", "weights"),
+    *(
+        "num_classes",
+        "label_names",
+        "spatial_dims",
+        "spatial_size",
+        "spacing",
+        "mirrored_side",
+        "channels",
+        "folder",
+        "weights",
+    ),
     "ema_model",
     *("meta", "shape", "ndim", "dtype", "device", "type", "index"),
 }

@@ -25,6 +25,8 @@ INFERENCE = Path("configs") / "inference.json"
 DATA_IDS = (
     "spatial_dims",
     "spatial_size",
+    "spacing",
+    "mirrored_side",
     "num_classes",
     "source_channels",
     "target_channels",

@@ -254,7 +254,7 @@ def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Data
         datalist: the datalist's file; None for the one that the run recorded.
 
     Returns:
-        the datalist, its `spatial_size` that of the run's networks.
+        the datalist, its `spatial_size` and `spacing` those of the run's networks.
 
     Raises:
         FileNotFoundError: where there is no run, or its datalist is gone.
@@ -290,4 +290,5 @@ def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Data
             f"Expected the networks of the run's stages in {run_dir / WEIGHTS}, but a stage was trained by "
             "itself since: run configs/train.json, which puts them together and trains nothing that is done."
         )
-    return replace(data, spatial_size=read_config(run_dir / INFERENCE)["spatial_size"])
+    trained_config = read_config(run_dir / INFERENCE)
+    return replace(data, **{key: trained_config[key] for key in ("spatial_size", "spacing")})

@@ -58,7 +58,8 @@ def training_statistics(
     found: dict[str, list[torch.Tensor]] = {"appearance": [], "shape": []}
     with torch.no_grad():
         for record in chosen:
-            image = preprocessing({"image": record["image"]})["image"].as_tensor()[None].to(device)
+            seen = {key: record[key] for key in ("image", "side") if key in record}
+            image = preprocessing(seen)["image"].as_tensor()[None].to(device)
             found["appearance"].append(appearance_features(image))
             found["shape"].append(shape_features(network(image).float().softmax(1)))
     return {key: learn_statistics(torch.cat(features)) for key, features in found.items()}

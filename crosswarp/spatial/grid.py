@@ -105,6 +105,11 @@ class Grid:
         return self.affine @ np.diag([*[max(size - 1, 1) for size in self.shape], 1.0])
 
     @property
+    def corners(self) -> Points:
+        """Where the outermost points lie, ``[2 ** D, D]``, mm."""
+        return self.to_mm(np.array(list(np.ndindex(*[2] * self.dims))) * (np.array(self.shape) - 1.0))
+
+    @property
     def diagonal(self) -> float:
         """Distance of opposite corners of the box whose sides are as long as the axes, mm."""
         return float(np.linalg.norm(np.linalg.norm(self.extent[:-1, :-1], axis=0)))

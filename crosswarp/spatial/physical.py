@@ -8,6 +8,7 @@ fixed image onto that of the moving one. Like the map itself, an ITK transform t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +74,7 @@ def physical_displacement(phi: torch.Tensor, grid: Grid) -> Matrix:
     return np.moveaxis(displacement(phi)[0].double().cpu().numpy(), 0, -1) @ grid.extent[:-1, :-1].T
 
 
-def with_margin(phi: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
+def with_margin(phi: torch.Tensor, grid: Grid, covered: Sequence[Matrix] = ()) -> tuple[torch.Tensor, Grid]:
     """Return a map beyond its image, as far as it moves the borders and what leaves the image.
 
     A field of ITK displaces nothing beyond its grid. A map has the displacement of the nearest border point
@@ -82,6 +83,8 @@ def with_margin(phi: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
     Args:
         phi: ``[1, D, *spatial]``, on any grid over the image's extent.
         grid: of the image.
+        covered: points ``[N, D]``, mm, that the larger grid has to contain, such as the corners of an image
+            that reaches beyond its frame.
 
     Returns:
         the map in fractions of its larger grid, and that grid.
@@ -93,7 +96,11 @@ def with_margin(phi: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, Grid]:
     outermost = ((identity == 0) | (identity == 1)).any(1)
     beyond = ((identity - 0.5) * steps + shift).abs() - steps / 2
     farthest = torch.where(outermost, shift.abs(), beyond).amax([0, *range(2, dims + 2)], keepdim=True)
-    margins = torch.minimum(farthest.ceil().int() + 1, steps + 1).where(steps > 0, 0).flatten().tolist()
+    needed = torch.minimum(farthest.ceil().int() + 1, steps + 1)
+    for points in covered:
+        outside = torch.from_numpy(np.abs(grid.to_fractions(points) - 0.5).max(0) - 0.5).to(phi.device)
+        needed = needed.maximum((outside.view(column) * steps + farthest).ceil().int() + 1)
+    margins = needed.where(steps > 0, 0).flatten().tolist()
     pads = [margin for each in reversed(margins) for margin in (each, each)]
     shift = F.pad(shift, pads, mode="replicate")
     larger = shift.shape[2:]
@@ -127,36 +134,58 @@ class PhysicalMap:
     after: Matrix
 
     @classmethod
-    def of(cls, phi: torch.Tensor, fixed: Grid, moving: Grid) -> PhysicalMap:
+    def of(
+        cls,
+        phi: torch.Tensor,
+        fixed: Grid,
+        moving: Grid,
+        fixed_image: Grid | None = None,
+        moving_image: Grid | None = None,
+    ) -> PhysicalMap:
         """Return a map in mm; its inverse is found on the map's device.
 
         Args:
             phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
-            fixed: grid of the fixed image.
-            moving: grid of the moving image.
+            fixed: grid of the fixed image, or of the frame in which it was seen.
+            moving: grid of the moving image, or of its frame.
+            fixed_image: grid of the whole fixed image, which the displacements have to cover; None where
+                `fixed` is that.
+            moving_image: grid of the whole moving image, likewise.
 
         Raises:
             ValueError: for grids that shear, which images of ITK cannot have.
         """
         nearest = best_affine(phi)
-        rest, grid = with_margin(apply_affine(torch.linalg.inv(nearest), phi), fixed)
         affine = moving.extent @ nearest[0].cpu().numpy() @ np.linalg.inv(fixed.extent)
+        covered = [] if fixed_image is None else [fixed_image.corners]
+        if moving_image is not None:  # its points are displaced after the inverse of the affine
+            back = np.linalg.inv(affine)
+            covered.append(moving_image.corners @ back[:-1, :-1].T + back[:-1, -1])
+        rest, grid = with_margin(apply_affine(torch.linalg.inv(nearest), phi), fixed, covered)
         return cls(affine, grid, *(physical_displacement(each, grid) for each in (rest, invert(rest))))
 
 
-def itk_transforms(phi: torch.Tensor, fixed: Grid, moving: Grid) -> tuple[Any, Any]:
-    """Return a map as an ITK composite transform, and its inverse; see :class:`PhysicalMap`.
+def itk_transforms(
+    phi: torch.Tensor,
+    fixed: Grid,
+    moving: Grid,
+    fixed_image: Grid | None = None,
+    moving_image: Grid | None = None,
+) -> tuple[Any, Any]:
+    """Return a map as an ITK composite transform, and its inverse; see :meth:`PhysicalMap.of`.
 
     Args:
         phi: ``[1, D, *spatial]``, moving to fixed, on any grid over the fixed image's extent.
-        fixed: grid of the fixed image.
-        moving: grid of the moving image.
+        fixed: grid of the fixed image, or of its frame.
+        moving: grid of the moving image, or of its frame.
+        fixed_image: grid of the whole fixed image.
+        moving_image: grid of the whole moving image.
 
     Returns:
         two ``itk.CompositeTransform[itk.D, D]``: one takes fixed points to moving ones and resamples the
         moving image onto the fixed; the other does the reverse.
     """
-    dims, found = fixed.dims, PhysicalMap.of(phi, fixed, moving)
+    dims, found = fixed.dims, PhysicalMap.of(phi, fixed, moving, fixed_image, moving_image)
 
     def linear(matrix: NDArray[Any]) -> Any:
         transform = itk.AffineTransform[itk.D, dims].New()

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .augmentation import (
         RandomCurve,
         RandomField,
+        RandomFieldOfView,
         RandomNoise,
         RandomOverlay,
         RandomSpatial,
@@ -44,6 +45,7 @@ __all__ = [
     "PseudoLabels",
     "RandomCurve",
     "RandomField",
+    "RandomFieldOfView",
     "RandomNoise",
     "RandomOverlay",
     "RandomSpatial",

@@ -106,6 +106,52 @@ class RandomSpatial:
         }
 
 
+class RandomFieldOfView:
+    """Random crops: beyond a random box an image is continued by the border of the box, or dark.
+
+    Nothing is scaled: what is left of the anatomy has its size, as in a picture that shows less of it, laid
+    into its frame. Labels are continued as the image is, or background.
+
+    Args:
+        keys: what to crop, all by the same box.
+        smallest: least share of an axis that is left; drawn between this and 1 for each axis and sample.
+        dark: share of the cropped samples that are dark beyond the box, as what a scanner pads.
+        probability: share of samples that are cropped.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str] = ("image", "label"),
+        smallest: float = 0.5,
+        dark: float = 0.5,
+        probability: float = 0.5,
+    ) -> None:
+        if not 0 < smallest <= 1:
+            raise ValueError(f"Expected a smallest share above 0 and up to 1, got {smallest}.")
+        self.keys, self.smallest, self.dark, self.probability = tuple(keys), smallest, dark, probability
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Crop a batch."""
+        like = batch[self.keys[0]]
+        size, shape = like.shape[0], like.shape[2:]
+        applied = (_uniform(size, 0, 1, like) < self.probability).float()
+        dark = (_uniform(size, 0, 1, like) < self.dark).float() * applied
+        cropped = {key: batch[key] for key in self.keys}
+        outside = torch.zeros(size, 1, *[1] * len(shape), dtype=torch.bool, device=like.device)
+        for axis, count in enumerate(shape):
+            share = 1 - _uniform(size, 0, 1 - self.smallest, like) * applied
+            start = _uniform(size, 0, 1, like) * (1 - share) * (count - 1)
+            ends = torch.stack([start, start + share * (count - 1)]).round().long()[:, :, None]
+            here = torch.arange(count, device=like.device)
+            nearest = here.clamp(*ends)  # [B, count]
+            along = [size, 1, *[count if each == axis else 1 for each in range(len(shape))]]
+            outside = outside | (nearest != here).view(along)
+            for key, image in cropped.items():
+                cropped[key] = image.gather(2 + axis, nearest.view(along).expand_as(image))
+        black = outside & (_per_sample(dark, like) > 0)
+        return batch | {key: image.masked_fill(black, 0) for key, image in cropped.items()}
+
+
 class RandomCurve:
     """Random intensity curves: intensities pass through a random piecewise linear function.
 

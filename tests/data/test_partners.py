@@ -43,6 +43,7 @@ def configured(config):
     """A config that reads small 2D images with 2 classes."""
     parser = read_config(ROOT / config)
     values = {"bundle_root": str((ROOT / config).parents[1]), "spatial_size": [24, 18], "num_classes": 3}
+    values |= {"spacing": None, "mirrored_side": None}
     for name, value in {**values, "spatial_dims": 2}.items():
         parser[name] = value
     return parser

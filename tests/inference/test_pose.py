@@ -1,0 +1,167 @@
+"""Poses are found with a network that knows one figure: three discs that no mirror shows alike."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from monai.transforms import ScaleIntensityRangePercentilesd
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+
+from crosswarp.data.frames import on_frame
+from crosswarp.inference import PosedFramesd, PoseSearch
+from crosswarp.inference.pose import Pose, View, all_turns, named_pose, turn_by
+from crosswarp.metrics.typicality import learn_statistics, shape_features
+from crosswarp.spatial.grid import Grid
+
+SIZE = 48  # points of 1 mm
+CENTRES, RADII = [(-5.0, -8.0), (3.0, 9.0), (11.0, 0.0)], [7.0, 4.0, 4.0]
+NORMALISE = ScaleIntensityRangePercentilesd(
+    ["moving_input"], 0.5, 99.5, 0.0, 1.0, clip=True, channel_wise=True
+)
+
+
+def figure(centre=(0.0, 0.0), degrees: float = 0.0, size: int = SIZE, spacing: float = 1.0) -> MetaTensor:
+    """The two discs, about a centre in mm from the middle of the picture."""
+    axis = (torch.arange(size) - (size - 1) / 2) * spacing
+    places = torch.stack(torch.meshgrid(axis, axis, indexing="ij")).double()
+    places = places - torch.tensor(centre).double().view(2, 1, 1)
+    places = torch.from_numpy(turn_by(-degrees, 2)) @ places.flatten(1)
+    image = torch.zeros(3, size * size)  # a channel for each disc
+    for number, (middle, radius) in enumerate(zip(CENTRES, RADII, strict=True)):
+        apart = (places - torch.tensor(middle).double().view(2, 1)).norm(dim=0)
+        image[number] = (radius + 0.5 - apart).clamp(0, 1)
+    affine = torch.diag(torch.tensor([-spacing, -spacing, 1.0], dtype=torch.float64))
+    meta = {"spacing_known": True, "filename_or_obj": "figure"}
+    return MetaTensor(image.view(3, size, size), affine=affine, meta=meta)
+
+
+class Figure(nn.Module):
+    """Is confident in so far as the discs lie as they should and have their size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+        self.calls = 0
+
+    def segment(self, image: Tensor, modality: str) -> Tensor:
+        self.calls += len(image)
+        seen = nn.functional.pad(image, [0, 0, 0, 0, 1, 0], value=0.5).argmax(1)
+        classes = nn.functional.one_hot(seen, 4).movedim(-1, 1).float()
+        places = torch.stack(torch.meshgrid(*map(torch.arange, image.shape[2:]), indexing="ij")).float()
+        mass = classes[:, 1:].flatten(2)
+        areas = mass.sum(2, keepdim=True).clamp(min=1)
+        centres = (mass @ places.flatten(1).T) / areas
+        wanted = torch.tensor(CENTRES)
+        apart = (centres - centres.mean(1, keepdim=True) - (wanted - wanted.mean(0))).norm(dim=2).mean(1)
+        larger = (areas[..., 0] / (math.pi * torch.tensor(RADII) ** 2)).log().abs().mean(1)
+        sure = 0.97 - 0.02 * apart.clamp(max=12) - 0.1 * larger.clamp(max=3)
+        return torch.lerp(torch.full_like(classes, 1 / 4), classes, sure.view(-1, 1, 1, 1))
+
+
+def search(**arguments) -> tuple[PoseSearch, Figure]:
+    network = Figure()
+    near = [figure(tuple(torch.randn(2).tolist()), float(torch.randn(()) * 3)) for _ in range(8)]
+    images = torch.stack([NORMALISE({"moving_input": each})["moving_input"].as_tensor() for each in near])
+    shape = learn_statistics(shape_features(network.segment(images, "target")))
+    found = PoseSearch(
+        network, lambda x, run, *more: run(x, *more), NORMALISE, {"target": {"shape": shape}}, **arguments
+    )
+    return found, network
+
+
+def changed(pose: Pose, image: MetaTensor) -> MetaTensor:
+    """A picture that shows what lies in an image in such a pose, with the header of any other picture."""
+    view = View(image, [SIZE, SIZE], [1.0, 1.0])
+    seen = on_frame(image, view.frame(Pose(pose.turn.T)))
+    return MetaTensor(1 - seen if pose.inverted else seen, meta=dict(image.meta))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "+".join(parts)
+        for parts in product(
+            ("as_is", "turned_90", "turned_180", "turned_270"), ("", "mirrored"), ("", "inverted")
+        )
+    ],
+)
+def test_every_pose_is_found(names: str) -> None:
+    pose = named_pose("+".join(part for part in names.split("+") if part not in ("", "as_is")) or "as_is", 2)
+    finder, _ = search()
+    view = View(changed(pose, figure()), [SIZE, SIZE], [1.0, 1.0])
+    found, rivals = finder.find(view, "target")
+    assert found.alike(pose) and not rivals
+    seen = NORMALISE({"moving_input": view.seen(found, view.frame(found))})["moving_input"]
+    assert (seen - NORMALISE({"moving_input": figure()})["moving_input"]).abs().mean() < 0.06
+
+
+@pytest.mark.parametrize("degrees", [-30, 15, 30])
+def test_tilts_are_taken_back(degrees: float) -> None:
+    found, _ = search()[0].find(View(figure(degrees=degrees), [SIZE, SIZE], [1.0, 1.0]), "target")
+    assert found.alike(Pose(np.eye(2))) and abs(found.angle() - abs(degrees)) < 3
+
+
+@pytest.mark.parametrize("centre", [(12.0, -9.0), (-10.0, 14.0)])
+def test_the_frame_is_laid_about_the_anatomy(centre: tuple[float, float]) -> None:
+    view = View(figure(centre), [SIZE, SIZE], [1.0, 1.0])
+    found, _ = search()[0].find(view, "target")
+    middle = Grid.of(figure(centre)).to_mm(np.full(2, (SIZE - 1) / 2)) + np.array(
+        centre
+    )  # LPS runs with the array
+    assert_allclose(view.frame(found).fractions_to_mm(np.full(2, 0.5)), middle, atol=3.5)
+
+
+def test_in_a_large_image_the_anatomy_is_found_first() -> None:
+    large = figure((40.0, -30.0), size=130)
+    finder, network = search()
+    posed = PosedFramesd(["moving_input"], ["target"], ["as_is"], finder, [SIZE, SIZE], [1.0, 1.0])
+    network.calls = 0
+    seen = posed({"moving_input": large})["moving_input"]
+    assert network.calls == 1
+    assert (seen - figure()).abs().mean() < 0.05
+    posed({"moving_input": figure()})
+    assert network.calls == 1  # what fits is not searched
+
+
+def test_where_lengths_are_unknown_sizes_are_tried() -> None:
+    small = figure(size=70)  # shows more
+    small.meta["spacing_known"] = False
+    found, _ = search(scales=(0.7, 1.4))[0].find(View(small, [SIZE, SIZE], None), "target")
+    assert found.scale == 0.7 and "0.7 times" in found.words()
+
+
+def test_a_figure_that_fits_as_well_the_other_way_is_said() -> None:
+    image = figure()
+    finder, network = search()
+    network.segment = lambda batch, modality: torch.full((len(batch), 4, SIZE, SIZE), 1 / 4)  # sees nothing
+    posed = PosedFramesd(["moving_input"], ["target"], ["auto"], finder, [SIZE, SIZE], [1.0, 1.0])
+    assert "may as well lie" in posed({"moving_input": image})["moving_input_doubt"]
+
+
+@pytest.mark.parametrize(("dims", "count"), [(2, 8), (3, 48)])
+def test_all_turns_are_each_other_ones(dims: int, count: int) -> None:
+    turns = all_turns(dims)
+    assert len({turn.tobytes() for turn in turns}) == count and np.array_equal(turns[0], np.eye(dims))
+    for turn in turns:
+        assert_allclose(turn @ turn.T, np.eye(dims))
+
+
+def test_poses_have_words() -> None:
+    assert named_pose("as_is", 2).words() == ""
+    assert named_pose("mirrored", 3).words() == "mirrored"
+    assert named_pose("turned_180+inverted", 2).words() == "turned by 180 degrees, with inverted grey values"
+    assert Pose(turn_by(15, 2)).words() == "turned by 15 degrees"
+
+
+def test_unknown_poses_are_refused() -> None:
+    finder, _ = search()
+    with pytest.raises(ValueError, match="Expected a pose of as_is, auto.*got upside_down"):
+        PosedFramesd(["moving_input"], ["target"], ["upside_down"], finder, [8, 8])
+    with pytest.raises(ValueError, match="Expected turns"):
+        search(turns="all")
