@@ -21,6 +21,7 @@ from ..report.tables import overview
 from ..runs.bundle import read_json
 from ..runs.config import check_overrides, running_parser
 from ..runs.stage import training_warnings
+from .expected import expectation_note, expected_rows
 from .images import ByModality, EvaluatedImages, Pair
 from .measure import Measure
 from .methods import LabelRegistration, RegistrationMethod, TrainedRun
@@ -122,8 +123,8 @@ class Evaluation:
         own = LabelRegistration(self.trained)
         own.load()
         images, pairs = self.images.load(own.runner)
-        rows, predicted, pictures = self.measured(own, images, pairs)
-        notes = self.images.notes(images)
+        rows, predicted, pictures, expected = self.measured(own, images, pairs)
+        notes = self.images.notes(images) + expectation_note(expected)
         notes += [f"Baseline {name} was left out: {reason}." for name, reason in left_out.items()]
         for name in (name for name in self.baselines if pairs and name not in left_out):
             stored = self.baseline(name, origin, images, pairs)
@@ -133,7 +134,7 @@ class Evaluation:
                     f"Baseline {name} failed on {stored['failures']} of {2 * len(pairs)} maps; these count "
                     "as unregistered."
                 )
-        write_csv(rows, self.folder / "metrics.csv")
+        write_csv(rows + expected, self.folder / "metrics.csv")
         comparison = compare_methods(rows) if self.baselines else []
         if self.baselines:
             write_csv(comparison, self.folder / "comparison.csv")
@@ -149,17 +150,19 @@ class Evaluation:
             notes,
             comparison,
             warnings,
+            expected,
         )
         found = {"summary": _without_nan(summarise(rows)), "comparison": _without_nan(comparison)}
         return {"weights": origin.weights, "date": date, "notes": notes, **found}
 
     def measured(
         self, own: LabelRegistration, images: ByModality, pairs: Sequence[Pair]
-    ) -> tuple[list[Row], dict[str, Tensor], list[dict[str, Any]]]:
+    ) -> tuple[list[Row], dict[str, Tensor], list[dict[str, Any]], list[Row]]:
         """Measure the run's own networks.
 
         Returns:
-            the measurements; the predicted classes `[1, *spatial]` of each image, uint8; the pictured pairs.
+            the measurements; the predicted classes `[1, *spatial]` of each image, uint8; the pictured pairs;
+            what was expected of the pairs.
         """
         measure, data = self.measure, self.images.data
         with measure.prepared(OURS, own, images) as prepared:
@@ -178,7 +181,8 @@ class Evaluation:
             rows += measure.segmentations(images["target"], predicted, "target")
             rows += measure.registrations(OURS, own, prepared, pairs)[0]
             maps = partial(measure.maps, own, prepared)
-            return rows, predicted, pictured_pairs(rows, pairs, predicted, maps, data.num_classes)
+            pictures = pictured_pairs(rows, pairs, predicted, maps, data.num_classes)
+            return rows, predicted, pictures, expected_rows(own, prepared, pairs, measure)
 
     def baseline(
         self, name: str, origin: Origin, images: ByModality, pairs: Sequence[Pair]

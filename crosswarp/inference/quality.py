@@ -18,8 +18,11 @@ from ..spatial.grid import Grid
 from ..spatial.physical import physical_displacement
 
 # Quantity -> limits beyond which a pair is to be looked at, and beyond which it has failed. Those of
-# atypicality are what the most unusual training image has, and twice as much.
+# atypicality are what the most unusual training image has, and twice as much. Of an expected overlap, the
+# lower end of its interval has to reach the first, the upper end the second.
 LIMITS: Mapping[str, tuple[float, float]] = {
+    "expected_overlap": (0.8, 0.5),
+    "expected_class_overlap": (0.5, 0.0),
     "confidence": (0.9, 0.75),
     "overlap": (0.8, 0.5),
     "folds_percent": (0.1, 1.0),
@@ -28,6 +31,9 @@ LIMITS: Mapping[str, tuple[float, float]] = {
     "atypical_shape": (1.0, 2.0),
     "extent_overlap": (0.01, 0.0),
 }
+# An expected overlap is learnt from these: with one, they decide only beyond their second limit, or no more
+LEARNT = ("confidence", "overlap", "folds_percent", "inverse_error_percent")
+EXPLAINED = ("atypical_appearance", "atypical_shape")
 _PLACES = 9  # along each axis, at which extents are compared
 
 
@@ -113,12 +119,16 @@ def judge(
 
     Args:
         quality: what :func:`pair_quality` returns, and perhaps ``atypicality`` of the ``moving`` and the
-            ``fixed`` image, each what :func:`image_atypicality` returns.
+            ``fixed`` image, each what :func:`image_atypicality` returns, and ``expected_overlap``, what
+            :func:`~.expectation.expected_pair` returns. That decides, where it is there; what it was learnt
+            from then gives the reasons, and decides where it is beyond any doubt.
         limits: see ``LIMITS``; a quantity that is not named is not judged.
 
     Returns:
         ``"ok"``, ``"check"`` or ``"failed"``, and a sentence for each limit that is passed.
     """
+    verdict, reasons = judge_expectation(quality.get("expected_overlap"), limits)
+    learnt = quality.get("expected_overlap") is not None and "expected_overlap" in limits
     measured = [
         (f"confidence of the {k} segmentation", "confidence", v) for k, v in quality["confidence"].items()
     ]
@@ -146,7 +156,6 @@ def judge(
         for kind, v in values.items()
         if v is not None
     ]
-    verdict, reasons = 0, []
     for words, name, value in measured:
         if name not in limits:
             continue
@@ -157,8 +166,44 @@ def judge(
         if level:
             sign, limit = "<" if rising else ">", (soft, hard)[level - 1]
             reasons.append(f"{words}: {value:.3g} {sign} {limit:g}")
+        if learnt and name in EXPLAINED or learnt and name in LEARNT and level < 2:
+            continue
         verdict = max(verdict, level)
     if not any(value is not None for value in quality["overlap"].values()):
         verdict = 2
         reasons.append("no class was found in either image")
+    if learnt and verdict == 0:
+        reasons = []  # limits of what the expectation has taken into account
     return ("ok", "check", "failed")[verdict], reasons
+
+
+def judge_expectation(
+    expected: Mapping[str, Any] | None, limits: Mapping[str, tuple[float, float]] = LIMITS
+) -> tuple[int, list[str]]:
+    """Judge a pair by the overlap that is to be expected of it.
+
+    Args:
+        expected: what :func:`~.expectation.expected_pair` returns; None where that is not known.
+        limits: ``expected_overlap``, of the mean over classes, and ``expected_class_overlap``, of each: what
+            the lower end of the interval has to reach not to be looked at, the upper end not to have failed.
+
+    Returns:
+        0, 1 or 2, for ``"ok"``, ``"check"`` and ``"failed"``, and a sentence for each limit that is passed.
+    """
+    verdict, reasons = 0, []
+    for key, value in (expected or {}).items():
+        name = "expected_overlap" if key == "mean" else "expected_class_overlap"
+        if name not in limits or value is None:
+            continue
+        soft, hard = limits[name]
+        level = 2 if not value["high"] >= hard else 1 if not value["low"] >= soft else 0
+        what = "overlap" if key == "mean" else f"overlap of class {key}"
+        if level:
+            end, limit = ("high", hard) if level == 2 else ("low", soft)
+            because = f", above all for {' and '.join(value['because'])}" if value.get("because") else ""
+            reasons.append(
+                f"{what} of {value['value']:.2f} to be expected{because}; {value[end]:.2f} at the "
+                f"{'most' if level == 2 else 'least'}, below {limit:g}"
+            )
+        verdict = max(verdict, level)
+    return verdict, reasons

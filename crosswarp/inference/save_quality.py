@@ -17,10 +17,13 @@ from torch import Tensor
 
 from ..files import replacing
 from ..metrics import warp_labels
+from ..metrics.expectation import Expectation
 from ..metrics.typicality import Statistics
 from ..networks import Prediction
 from ..report.figures import pair_figure
 from ..spatial import as_float32, sample
+from ..spatial.grid import Grid
+from .expectation import expected_pair, in_words
 from .quality import LIMITS, image_atypicality, judge, pair_quality
 from .results import file_stem
 from .transforms import FRAMES, pair_name
@@ -47,6 +50,9 @@ class SaveQualityd(MapTransform):
             :func:`~crosswarp.inference.quality.image_atypicality`.
         training_warnings: what the training of the networks warned of; a pair is then not ``ok``, since it
             was judged by these very networks.
+        expectation: what the run learnt of the overlap to expect, see
+            :func:`~crosswarp.inference.expectation.expected_pair`; None where it learnt nothing, and single
+            quantities decide.
     """
 
     def __init__(
@@ -58,6 +64,7 @@ class SaveQualityd(MapTransform):
         limits: Mapping[str, Sequence[float]] = LIMITS,
         statistics: Mapping[str, Mapping[str, Statistics] | None] | None = None,
         training_warnings: Sequence[str] = (),
+        expectation: Expectation | None = None,
     ) -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
@@ -65,6 +72,7 @@ class SaveQualityd(MapTransform):
         self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
         self.statistics = statistics or {}
         self.training_warnings = list(training_warnings)
+        self.expectation = expectation
 
     def parts(self, data: Mapping[Hashable, Any]) -> tuple[list[Tensor], Prediction]:
         """What the network was given of the moving and the fixed image, and what it predicts, on the CPU."""
@@ -82,6 +90,15 @@ class SaveQualityd(MapTransform):
             key: image_atypicality(image, probabilities, self.statistics.get(key))
             for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True)
         }
+        if self.expectation is not None:
+            quality["expected_overlap"] = expected_pair(
+                found,
+                images,
+                [Grid.of(each).resized(found.moving_to_fixed.shape[2:]) for each in (moving, fixed)],
+                self.expectation,
+                [each.meta.get("spacing_known", True) for each in (moving, fixed)],
+                [each["appearance"] for each in quality["atypicality"].values()],
+            )
         verdict, reasons = judge(quality, self.limits)
         if self.training_warnings and verdict == "ok":
             verdict = "check"
@@ -120,6 +137,8 @@ class SaveQualityd(MapTransform):
             quality["verdict"],
             quality["reasons"] + quality["notes"],
         )
+        if expected := in_words(quality.get("expected_overlap")):
+            said = [expected, *said]
         level = logging.INFO if verdict == "ok" else logging.WARNING
         logger.log(level, ": ".join([stem, verdict, *(["; ".join(said)] if said else [])]))
         with replacing(self.output_dir / f"{stem}_quality.json") as path:

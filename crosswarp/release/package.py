@@ -36,7 +36,7 @@ PLACES = {*LOCATION_IDS, "corrected"}
 EVALUATED = re.compile(rf"\$|{INTERPRETED.pattern}")  # text that MONAI or `verify` takes for more than that
 
 # what the chain puts into a trained run's inference config, for its verdicts
-LEARNED_IDS = ("training_statistics", "training_warnings")
+LEARNED_IDS = ("training_statistics", "expected_overlap", "training_warnings")
 
 # what a bundle of the library gives to its zip; docs also bring their pictures
 COPIED = ("LICENSE", "configs/logging.conf", "configs/*.json", "configs/presets/*.json")

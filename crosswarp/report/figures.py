@@ -258,6 +258,32 @@ def box_figure(facets: Mapping[str, Groups], limits: tuple[float, float] | None 
     return figure
 
 
+def reliability_figure(facets: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Show what overlap was found of pairs against what was expected: a facet for each, side by side.
+
+    A dot is a pair, and its line the interval in which it was expected; on the diagonal they are equal. What
+    is found outside its interval is magenta.
+
+    Args:
+        facets: title -> pairs ``[N, 4]``: found, expected, and the interval's lower and upper end.
+    """
+    figure = Figure(figsize=(3.2 * len(facets), 3.4), facecolor="none", layout="constrained")
+    axes = figure.subplots(1, len(facets), squeeze=False, sharey=True)[0]
+    for ax, (title, pairs) in zip(axes, facets.items(), strict=True):
+        found, expected, low, high = np.array(pairs, dtype=float).reshape(-1, 4).T
+        outside = (found < low) | (found > high)
+        ax.plot([0, 1], [0, 1], color=_LINE, linewidth=1.2)
+        for chosen, colour in ((~outside, _ACCENT), (outside, FOLD_COLOUR)):
+            ends = found[chosen], low[chosen], high[chosen]
+            ax.hlines(*ends, color=colour, linewidth=0.8, alpha=0.3, rasterized=len(found) > 99)
+            ax.scatter(expected[chosen], found[chosen], s=8, color=colour, linewidth=0, alpha=0.7)
+        _plain(ax)
+        ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="expected Dice")
+        ax.set_title(title, fontsize=9, color=_INK, loc="left", fontweight="bold")
+    axes[0].set_ylabel("found")
+    return figure
+
+
 def curves_figure(series: Mapping[str, Sequence[tuple[float, float]]]) -> Figure:
     """Show training curves, a panel for each: long ones as they are, faintly, under their running mean.
 

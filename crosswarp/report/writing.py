@@ -27,6 +27,7 @@ from .figures import (
     curves_figure,
     pair_panels,
     panel_figure,
+    reliability_figure,
     segmentation_figure,
 )
 from .tables import (
@@ -48,6 +49,7 @@ from .tables import (
     training_table,
 )
 
+MOST_FACETS = 4  # of what was expected: the mean over classes, and the first ones
 Curves = Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
 
 
@@ -80,6 +82,7 @@ def write_report(
     notes: Sequence[str] = (),
     comparison: Sequence[Row] = (),
     warnings: Sequence[str] = (),
+    expected: Sequence[Row] = (),
 ) -> None:
     """Write a run's report: one HTML file, figures inside, readable offline and on paper.
 
@@ -100,6 +103,8 @@ def write_report(
         notes: sentences to read with the numbers, such as the grid that they were measured on.
         comparison: of our method with others on the same pairs, see :func:`~.tables.comparison_table`.
         warnings: what the training of the networks warned of; they stand above all else.
+        expected: of pairs, for each ``class``, the ``mean`` over them among these: what ``dice`` was found,
+            what was ``expected``, and between what, ``expected_low`` and ``expected_high``.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -125,6 +130,7 @@ def write_report(
         by_subject=subjects,
         charts={kind: _charts(rows, kind) for kind in kinds},
         deformation=deformation_table(summary),
+        reliability=_reliability(expected),
         comparison=comparison_table(comparison),
         evaluated=EVALUATED,
         colours={name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)},
@@ -177,6 +183,24 @@ def _charts(rows: Sequence[Row], kind: str) -> list[tuple[str, str, str]]:
         caption = f"Further measurements of every test {what}, averaged over its classes."
         charts.append((caption, _embed(box_figure(measures)), _in_words("further measurements", measures)))
     return charts
+
+
+def _reliability(rows: Sequence[Row]) -> tuple[str, str] | None:
+    """The picture of what was expected and found, and the same in words; None without any."""
+    facets: dict[str, list[list[float]]] = {}
+    for row in rows:
+        values = [row[key] for key in ("dice", "expected", "expected_low", "expected_high")]
+        if not any(map(isnan, values)):
+            title = "mean over classes" if row["class"] == "mean" else row["class"]
+            facets.setdefault(title, []).append(values)
+    chosen = dict(list(facets.items())[:MOST_FACETS])
+    if not chosen:
+        return None
+    medians = [
+        f"{title}, found {median(v[0] for v in values):.3g}, expected {median(v[1] for v in values):.3g}"
+        for title, values in chosen.items()
+    ]
+    return _embed(reliability_figure(chosen)), f"Expected and found Dice. Medians: {'; '.join(medians)}."
 
 
 def _in_words(what: str, facets: Mapping[str, Groups]) -> str:

@@ -22,6 +22,7 @@ from ..training import save_atomically
 from ..wording import shown
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_weights, read_json, write_json
 from .config import check_ids, check_overrides, flatten, open_workflow, read_config, running_parser, verbatim
+from .expected_overlap import run_expectation
 from .published import copy_bundle_files, write_inference_config
 from .stage import LOG, claim_run, package_versions, training_warnings
 from .training_statistics import stage_statistics
@@ -34,6 +35,11 @@ PARTS = {
     "source_segmentation": "source_segmentation",
     "target_segmentation": "domain_adaptation",
     "registration": "multimodal_registration",
+}
+EXPECTED_OF = {
+    "source": "source_segmentation",
+    "target": "target_segmentation",
+    "registration": "registration",
 }
 MODULES = {
     "source_segmentation": "segmentation.source",
@@ -231,6 +237,14 @@ class Chain:
             )
             for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
         }
+        values["expected_overlap"] = run_expectation(
+            self.run_dir,
+            {key: self.run_dir / PARTS[part] for key, part in EXPECTED_OF.items()},
+            self.datalist,
+            values["training_statistics"],
+            claim["datalist_digest"],
+            self.common.get("device", "cpu"),
+        )
         values["training_warnings"] = verbatim(training_warnings(self.run_dir, self.stages))
         write_inference_config(template, values, self.run_dir)
         copy_bundle_files(self.bundle_root, self.run_dir)

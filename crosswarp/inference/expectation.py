@@ -1,0 +1,123 @@
+"""The overlap to be expected of a registered pair, by what the run learnt of worsened ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..metrics.expectation import Expectation, costs, expected_overlap, interval
+from ..metrics.pair_evidence import image_evidence, pair_evidence, pair_features, reduced, unit_lengths
+from ..networks import Prediction
+from ..spatial.grid import Grid
+
+WORDS: Mapping[str, str] = {
+    "doubt": "the networks' doubt",
+    "doubt_of_all": "the networks' doubt",
+    "disagreement": "labels that differ after warping",
+    "disagreement_of_all": "labels that differ after warping",
+    "folds": "folds",
+    "inverse_error": "the error of the inverse",
+    "strain": "a large change of volume",
+    "appearance": "an unusual appearance",
+    "off_edges": "outlines beside edges",
+    "off_edges_of_all": "outlines beside edges",
+    "volume": "an unusual size",
+    "thickness": "an unusual thickness",
+    "size_of_all": "an unusual size",
+    "place": "an unusual place",
+    "place_of_all": "unusual places",
+    "structure": "images that differ after warping",
+}
+LEAST_COST = 0.5  # logits: what takes less from an expectation is not named
+
+
+def expected_pair(
+    found: Prediction,
+    images: Sequence[Tensor],
+    grids: Sequence[Grid],
+    expectation: Expectation,
+    spacing_known: Sequence[bool] = (True, True),
+    atypical: Sequence[float | None] = (None, None),
+) -> dict[str, Any]:
+    """Return what overlap is to be expected of a pair: Dice of the warped moving and the fixed anatomy.
+
+    Args:
+        found: what is predicted of the one pair.
+        images: the moving and the fixed image, as the networks get them, each ``[1, C, *spatial]``.
+        grids: on which the networks see them, with their place in space.
+        expectation: what the run learnt, see :func:`~crosswarp.runs.expected_overlap.fit_run`.
+        spacing_known: whether the two images state their spacing.
+        atypical: how unusual the appearance of either is; None if not known.
+
+    Returns:
+        for the ``mean`` over classes, and for each class by its number, ``value``, the bounds ``low`` and
+        ``high`` of its interval and ``because``, what takes most from it; None for a class that neither image
+        shows, and for the mean where there is no class at all.
+    """
+    in_mm, references = expectation["in_mm"], expectation["references"]
+    spacing = [
+        unit_lengths(grid, in_mm)[None] * (1.0 if known or not in_mm else torch.nan)
+        for grid, known in zip(grids, spacing_known, strict=True)
+    ]
+    found, (moving, fixed) = reduced(found, *images)
+    of_moving, of_fixed = (
+        image_evidence(
+            image,
+            probabilities,
+            lengths,
+            references,
+            None if unusual is None else torch.tensor([unusual], dtype=torch.float64),
+        )
+        for image, probabilities, lengths, unusual in zip(
+            (moving, fixed), found[2:], spacing, atypical, strict=True
+        )
+    )
+    features = pair_features(of_moving, of_fixed, pair_evidence(found, moving, fixed, spacing[0]))
+    values, taken = expected_overlap(features, expectation)[0], costs(features, expectation)
+    shown = ~np.isnan(features["disagreement"][0])
+    result: dict[str, Any] = {"mean": None}
+    for number, value in enumerate(values):
+        own = {name: float(cost[0, number]) for name, cost in taken.items()}
+        result[str(number + 1)] = (
+            _bounded(value, own, expectation["interval"]["class"]) if shown[number] else None
+        )
+    if shown.any():
+        mean = {name: float(cost[0, shown].mean()) for name, cost in taken.items()}
+        result["mean"] = _bounded(values[shown].mean(), mean, expectation["interval"]["mean"])
+    return result
+
+
+def _bounded(value: float, taken: Mapping[str, float], table: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = interval(value, table)
+    by_words: dict[str, float] = {}
+    for name, cost in taken.items():
+        by_words[WORDS[name]] = by_words.get(WORDS[name], 0.0) + cost
+    most = sorted(by_words, key=by_words.__getitem__, reverse=True)[:2]
+    numbers = {"value": value, "low": float(low), "high": float(high)}
+    return {
+        **{key: round(float(number), 4) for key, number in numbers.items()},
+        "because": [words for words in most if by_words[words] >= LEAST_COST],
+    }
+
+
+def in_words(expected: Mapping[str, Any] | None, worth_naming: float = 0.8) -> str | None:
+    """Return in a few words what is to be expected: "expected overlap 0.91, 0.84 to 0.95; class 3 0.71".
+
+    Args:
+        expected: what :func:`expected_pair` returned.
+        worth_naming: classes of which less is expected are named.
+    """
+    if not expected or expected["mean"] is None:
+        return None
+    mean = expected["mean"]
+    classes = [
+        f"class {key} {value['value']:.2f}"
+        for key, value in expected.items()
+        if key != "mean" and value is not None and value["value"] < worth_naming
+    ]
+    words = f"expected overlap {mean['value']:.2f}, {mean['low']:.2f} to {mean['high']:.2f}"
+    return "; ".join([words, *classes])

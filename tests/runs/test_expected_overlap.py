@@ -1,0 +1,145 @@
+"""What a run learns from pairs that it worsens, with networks that segment by intensity."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from crosswarp.data import load_datalist
+from crosswarp.inference.expectation import expected_pair, in_words
+from crosswarp.metrics import dice_per_class, warp_labels
+from crosswarp.metrics.typicality import appearance_features, learn_statistics
+from crosswarp.networks import Prediction
+from crosswarp.runs import Chain, expected_overlap
+from crosswarp.runs.config import read_config
+from crosswarp.runs.expected_overlap import Manual, Networks, fit_networks, worsened_pairs
+from crosswarp.spatial import identity_like
+from crosswarp.spatial.grid import Grid
+from tests.cohorts import write_blob_cohort
+from tests.metrics.test_pair_evidence import shapes
+from tests.trained_run import ROOT, STAGES, write_trained_run
+
+
+class ByIntensity(nn.Module):
+    """Classes of 0.2, 0.5 and 0.8."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grey = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.ones_(self.grey.weight)
+
+    def forward(self, image):
+        return torch.cat([-200 * (self.grey(image) - level).square() for level in (0.2, 0.5, 0.8)], 1)
+
+
+class ByMoments(nn.Module):
+    """Middles and widths of all that is labelled laid onto each other, along each axis."""
+
+    def forward(self, labels):
+        identity = identity_like(labels)
+        masses = [1 - each[:, :1] + 1e-6 for each in labels.chunk(2, 1)]
+        masses = [each / each.sum((2, 3), keepdim=True) for each in masses]
+        middle = [(each * identity).sum((2, 3), keepdim=True) for each in masses]
+        width = [
+            (each * (identity - at).square()).sum((2, 3), keepdim=True).sqrt()
+            for each, at in zip(masses, middle, strict=True)
+        ]
+        return middle[0] + (identity - middle[1]) * width[0] / width[1]
+
+
+@pytest.fixture(scope="module")
+def people():
+    drawn = [shapes((40, 32), (2.0, 3.0), seed) for seed in range(8)]
+    image, label = (torch.cat(each) for each in zip(*drawn, strict=True))
+    grid = Grid((40, 32), np.diag([2.0, 3.0, 1.0]))
+    manual = Manual(image.float(), label, [grid] * 8, list(range(8)), True)
+    networks = Networks([ByIntensity(), ByIntensity()], [ByMoments()])
+    return networks, manual, image[:3].float(), learn_statistics(appearance_features(image))
+
+
+@pytest.fixture(scope="module")
+def fitted(people):
+    return fit_networks(*people, 3, pairs=500)
+
+
+def test_worsened_pairs_have_every_overlap_and_keep_people_apart(people):
+    features, overlap, groups = worsened_pairs(*people, 3, pairs=300)
+    assert overlap.shape == (300, 2) and set(groups) == {0, 1}
+    assert all(values.shape == (300, 2) for values in features.values())
+    known = overlap[~np.isnan(overlap)]
+    assert (np.histogram(known, 4, (0, 1))[0] > 0.03 * len(known)).all()
+    again = worsened_pairs(*people, 3, pairs=300)
+    np.testing.assert_array_equal(overlap, again[1])
+
+
+def judged(people, fitted, moving, fixed):
+    """What is expected of a pair of (image, label), and the registered overlap that is found."""
+    networks, manual, _, _ = people
+    images = [image.float() for image, _ in (moving, fixed)]
+    probabilities = [networks.segment(0, each) for each in images]
+    found = Prediction(*networks.register(0, *probabilities), *probabilities)
+    warped = warp_labels(moving[1], found.moving_to_fixed, 3)
+    overlap = dice_per_class(warped, fixed[1], 3)[0]
+    return expected_pair(found, images, [manual.grids[0]] * 2, fitted), overlap
+
+
+def test_what_is_expected_of_other_people_is_found(people, fitted):
+    size, spacing = (40, 32), (2.0, 3.0)
+    assert json.loads(json.dumps(fitted, allow_nan=False)) == fitted
+    assert fitted["in_mm"] and fitted["fit"]["groups"] == 2
+    expected, found, inside = [], [], []
+    for seed in range(30, 42, 2):
+        first, second = shapes(size, spacing, seed), shapes(size, spacing, seed + 1)
+        mirrored = [each.flip(2) for each in first]
+        large = shapes(size, spacing, seed, scale=1.3)
+        for moving in (first, large, mirrored):
+            value, overlap = judged(people, fitted, moving, second)
+            expected.append(value["mean"]["value"])
+            found.append(overlap.mean().item())
+            inside.append(value["mean"]["low"] - 0.02 <= found[-1] <= value["mean"]["high"] + 0.02)
+    assert np.corrcoef(expected, found)[0, 1] > 0.9
+    assert np.abs(np.subtract(expected, found)).mean() < 0.12
+    assert np.mean(inside) >= 0.7
+
+
+def test_reasons_are_named_and_what_nobody_shows_is_not_expected(people, fitted):
+    size, spacing = (40, 32), (2.0, 3.0)
+    first, second = shapes(size, spacing, 30), shapes(size, spacing, 31)
+    without = torch.where(second[0] > 0.7, 0.2, second[0]), second[1]
+    one, _ = judged(people, fitted, first, without)
+    assert one["2"]["high"] < 0.8 and one["2"]["value"] < one["1"]["value"] - 0.2
+    assert "labels that differ after warping" in one["2"]["because"]
+    text = in_words(one)
+    assert text.startswith(f"expected overlap {one['mean']['value']:.2f}, ") and "; class 2 0." in text
+    nothing = 0 * first[0] + 0.2, first[1]
+    none, _ = judged(people, fitted, nothing, nothing)
+    assert none == {"mean": None, "1": None, "2": None} and in_words(none) is None
+
+
+def test_a_run_keeps_what_it_learnt_until_something_changes(tmp_path, monkeypatch):
+    data = write_blob_cohort(tmp_path / "data", spatial_size=(16, 16))
+    monkeypatch.setattr(expected_overlap, "PAIRS", (40, 40))
+    run = write_trained_run(tmp_path / "run", data)
+    learnt = read_config(run / "configs" / "inference.json")["expected_overlap"]
+    assert learnt["in_mm"] is True and len(learnt["intercepts"]) == 3
+    assert json.loads((run / "expected_overlap.json").read_text())["expected_overlap"] == learnt
+    folders = (str(ROOT / "bundles"), str(ROOT), str(run))
+    asked = []
+    monkeypatch.setattr(expected_overlap, "fit_run", lambda *values: asked.append(values))
+    for change in (lambda: None, (run / "expected_overlap.json").unlink):
+        (run / "provenance.json").unlink()
+        change()
+        Chain(dict.fromkeys(STAGES, {}), {"device": "cpu"}, *folders, load_datalist(data)).publish()
+    assert [values[-1] for values in asked] == ["cpu"], "once, when it was gone"
+
+
+def test_too_few_people_teach_nothing(tmp_path, caplog):
+    data = write_blob_cohort(tmp_path / "data", spatial_size=(16, 16), train_labelled=1, val=2)
+    caplog.set_level("INFO")
+    run = write_trained_run(tmp_path / "run", data)
+    assert read_config(run / "configs" / "inference.json")["expected_overlap"] is None
+    assert "at least 4 people, got 3" in caplog.text
