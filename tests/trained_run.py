@@ -27,6 +27,7 @@ def write_trained_run(
     deformation: float = 0.0,
     seed: int = 0,
     downsampling: Sequence[int] = (1,),
+    worsened_pairs: int = 48,
 ) -> Path:
     """Write what the chain leaves behind, with tiny networks.
 
@@ -36,6 +37,7 @@ def write_trained_run(
         deformation: scale of the last layer of the registration networks; with 0 they are the identity.
         seed: of the weights.
         downsampling: of the steps of the registration networks.
+        worsened_pairs: of which the run learns what overlap to expect.
 
     Returns:
         `run_dir`.
@@ -80,7 +82,9 @@ def write_trained_run(
         write_json(folder / "manifest.json", manifest)
         write_json(folder / "checkpoints" / "history.json", [{"epoch": e, "loss": 1 / e} for e in (1, 2, 3)])
     stages = dict.fromkeys(STAGES, {})
-    Chain(stages, {}, str(ROOT / "bundles"), str(ROOT), str(run_dir), data).publish()
+    Chain(
+        stages, {}, str(ROOT / "bundles"), str(ROOT), str(run_dir), data, worsened_pairs=worsened_pairs
+    ).publish()
     return run_dir
 
 

@@ -36,11 +36,6 @@ PARTS = {
     "target_segmentation": "domain_adaptation",
     "registration": "multimodal_registration",
 }
-EXPECTED_OF = {
-    "source": "source_segmentation",
-    "target": "target_segmentation",
-    "registration": "registration",
-}
 MODULES = {
     "source_segmentation": "segmentation.source",
     "target_segmentation": "segmentation.target",
@@ -83,6 +78,8 @@ class Chain:
         run_dir: the run's folder; becomes a trained meta bundle.
         datalist: the data.
         preset: name of the overlay ``configs/presets/<preset>.json`` of each bundle; None for the defaults.
+        worsened_pairs: how many, to learn of them what overlap to expect; None for as many as the grid
+            allows, 0 to learn nothing.
     """
 
     def __init__(
@@ -94,12 +91,13 @@ class Chain:
         run_dir: str,
         datalist: Datalist,
         preset: str | None = None,
+        worsened_pairs: int | None = None,
     ) -> None:
         self.stages = {name: flatten(overrides) for name, overrides in stages.items()}
         self.common = dict(common)
         self.bundles, self.bundle_root, self.run_dir = Path(bundles), Path(bundle_root), Path(run_dir)
         self.datalist = datalist
-        self.preset = preset
+        self.preset, self.worsened_pairs = preset, worsened_pairs
         self.memory = ReadOnce()
 
     def config_files(self, name: str) -> list[Path]:
@@ -239,11 +237,12 @@ class Chain:
         }
         values["expected_overlap"] = run_expectation(
             self.run_dir,
-            {key: self.run_dir / PARTS[part] for key, part in EXPECTED_OF.items()},
+            {part: self.run_dir / name for part, name in PARTS.items()},
             self.datalist,
             values["training_statistics"],
             claim["datalist_digest"],
             self.common.get("device", "cpu"),
+            self.worsened_pairs,
         )
         values["training_warnings"] = verbatim(training_warnings(self.run_dir, self.stages))
         write_inference_config(template, values, self.run_dir)

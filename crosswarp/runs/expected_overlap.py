@@ -88,15 +88,14 @@ class Networks:
     device: torch.device = torch.device("cpu")
 
     @classmethod
-    def of_bundles(
-        cls, source: Path, target: Path, registration: Path, device: torch.device | str
-    ) -> Networks:
-        """Load trained bundles, and spoil copies of them."""
+    def of_bundles(cls, bundles: Mapping[str, Path], device: torch.device | str) -> Networks:
+        """Load trained bundles, see :func:`fit_run`, and spoil copies of them."""
+        source, target = (bundles[f"{modality}_segmentation"] for modality in ("source", "target"))
         networks = [load_network(source, device)]
         configs = [read_config(each / INFERENCE) for each in (source, target)]
         if configs[0]["source_channels"] == configs[1]["target_channels"]:
             networks.append(load_network(target, device))
-        trained, registers = len(networks), load_network(registration, device)
+        trained, registers = len(networks), load_network(bundles["registration"], device)
         networks += [spoilt(networks[k % trained], strength, k) for k, strength in enumerate(SPOILT)]
         spoiled = [spoilt(registers, strength, 0) for strength in SPOILT[1::2]]
         return cls(networks, [registers, *spoiled], trained, torch.device(device))
@@ -129,25 +128,27 @@ def run_expectation(
     statistics: Mapping[str, Mapping[str, Statistics]],
     data_digest: str,
     device: torch.device | str = "cpu",
+    pairs: int | None = None,
 ) -> dict[str, Any] | None:
     """The expectation of a run, fitted anew where its networks, configs or data are others.
 
     Args:
         run_dir: the run's folder.
-        bundles: the trained stages ``source``, ``target`` and ``registration``.
+        bundles: the trained stages ``source_segmentation``, ``target_segmentation`` and ``registration``.
         data: the datalist.
         statistics: of the training images, see :mod:`~.training_statistics`.
         data_digest: of the datalist.
         device: where the networks compute.
+        pairs: how many to worsen; None for as many as the size of the grid allows, 0 for no expectation.
 
     Returns:
         what :func:`fit_run` returns.
     """
     files = [folder / file for folder in bundles.values() for file in (WEIGHTS, INFERENCE)]
-    of = [data_digest, __version__, *map(file_digest, files)]
+    of = [data_digest, __version__, pairs, *map(file_digest, files)]
     known = read_json(run_dir / EXPECTED) if (run_dir / EXPECTED).is_file() else {}
     if known.get("of") != of:
-        known = {"of": of, "expected_overlap": fit_run(bundles, data, statistics, device)}
+        known = {"of": of, "expected_overlap": fit_run(bundles, data, statistics, device, pairs)}
         write_json(run_dir / EXPECTED, known)
     return known["expected_overlap"]
 
@@ -157,19 +158,23 @@ def fit_run(
     data: Datalist,
     statistics: Mapping[str, Mapping[str, Statistics]],
     device: torch.device | str = "cpu",
+    pairs: int | None = None,
 ) -> dict[str, Any] | None:
     """Worsen pairs of the labelled source images, and learn what overlap to expect of a pair.
 
     Args:
-        bundles: the trained stages ``source``, ``target`` and ``registration``.
+        bundles: the trained stages ``source_segmentation``, ``target_segmentation`` and ``registration``.
         data: the datalist; its test images are left alone.
         statistics: of the training images of both modalities.
         device: where the networks compute.
+        pairs: how many to worsen.
 
     Returns:
         what :func:`~..training.expectation.fit_expectation` returns, ``references`` of manual labels and
-        ``in_mm``, whether lengths are; None where too few people have labels.
+        ``in_mm``, whether lengths are; None where too few people have labels, or there are to be no pairs.
     """
+    if pairs == 0:
+        return None
     records = data.source.records("val", "train_labelled")
     people = {record["subject"] for record in records}
     if len(people) < LEAST_PEOPLE:
@@ -178,8 +183,10 @@ def fit_run(
             f"{LEAST_PEOPLE} people, got {len(people)}. Verdicts go by the limits of single quantities."
         )
         return None
-    manual = read_manual(bundles["source"], records)
-    preprocessing = read_config(bundles["target"] / INFERENCE).get_parsed_content("preprocessing")
+    manual = read_manual(bundles["source_segmentation"], records)
+    preprocessing = read_config(bundles["target_segmentation"] / INFERENCE).get_parsed_content(
+        "preprocessing"
+    )
     targets = data.target.records("train_unlabelled", "val")
     style = torch.stack(
         [
@@ -187,8 +194,8 @@ def fit_run(
             for each in targets[:: -(-len(targets) // MOST_IMAGES)]
         ]
     )
-    networks = Networks.of_bundles(bundles["source"], bundles["target"], bundles["registration"], device)
-    return fit_networks(networks, manual, style, statistics["source"]["appearance"], data.num_classes)
+    networks = Networks.of_bundles(bundles, device)
+    return fit_networks(networks, manual, style, statistics["source"]["appearance"], data.num_classes, pairs)
 
 
 def read_manual(bundle: Path, records: Sequence[Mapping[str, str]]) -> Manual:

@@ -122,7 +122,6 @@ def test_reasons_are_named_and_what_nobody_shows_is_not_expected(people, fitted)
 
 def test_a_run_keeps_what_it_learnt_until_something_changes(tmp_path, monkeypatch):
     data = write_blob_cohort(tmp_path / "data", spatial_size=(16, 16))
-    monkeypatch.setattr(expected_overlap, "PAIRS", (40, 40))
     run = write_trained_run(tmp_path / "run", data)
     learnt = read_config(run / "configs" / "inference.json")["expected_overlap"]
     assert learnt["in_mm"] is True and len(learnt["intercepts"]) == 3
@@ -133,8 +132,8 @@ def test_a_run_keeps_what_it_learnt_until_something_changes(tmp_path, monkeypatc
     for change in (lambda: None, (run / "expected_overlap.json").unlink):
         (run / "provenance.json").unlink()
         change()
-        Chain(dict.fromkeys(STAGES, {}), {"device": "cpu"}, *folders, load_datalist(data)).publish()
-    assert [values[-1] for values in asked] == ["cpu"], "once, when it was gone"
+        Chain(dict.fromkeys(STAGES, {}), {"device": "cpu"}, *folders, load_datalist(data), None, 48).publish()
+    assert [values[-2:] for values in asked] == [("cpu", 48)], "once, when it was gone"
 
 
 def test_too_few_people_teach_nothing(tmp_path, caplog):

@@ -27,5 +27,6 @@ def test_statistics_are_computed_on_the_device_of_the_run(tmp_path, monkeypatch,
     for path in (run / "provenance.json", *run.glob("*/statistics.json")):  # as if it had not been published
         path.unlink()
     folders = (str(ROOT / "bundles"), str(ROOT), str(run))
-    Chain(dict.fromkeys(STAGES, {}), {"device": "cuda:1"}, *folders, load_datalist(data)).publish()
+    chain = Chain(dict.fromkeys(STAGES, {}), {"device": "cuda:1"}, *folders, load_datalist(data), None, 0)
+    chain.publish()
     assert asked == [("source_segmentation", "cuda:1"), ("domain_adaptation", "cuda:1")]
