@@ -81,7 +81,7 @@ class Evaluation:
     def run(self) -> None:
         """Measure, write `evaluation/metrics.csv`, `report.html` and the manifest, and print the summary.
 
-        With baselines also `evaluation/comparison.csv`.
+        With baselines also `evaluation/comparison.csv`; with an expectation, `evaluation/expected.csv`.
         """
         files = [self.folder / "metrics.csv", self.run_dir / "report.html"]
         if self.baselines:
@@ -134,7 +134,9 @@ class Evaluation:
                     f"Baseline {name} failed on {stored['failures']} of {2 * len(pairs)} maps; these count "
                     "as unregistered."
                 )
-        write_csv(rows + expected, self.folder / "metrics.csv")
+        write_csv(rows, self.folder / "metrics.csv")
+        if expected:
+            write_csv(expected, self.folder / "expected.csv")
         comparison = compare_methods(rows) if self.baselines else []
         if self.baselines:
             write_csv(comparison, self.folder / "comparison.csv")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         pair_figure,
         pair_panels,
         panel_figure,
+        reliability_figure,
         segmentation_figure,
     )
     from .writing import Curves, write_csv, write_report
@@ -38,6 +39,7 @@ __all__ = [
     "pair_figure",
     "pair_panels",
     "panel_figure",
+    "reliability_figure",
     "segmentation_figure",
     "write_csv",
     "write_report",

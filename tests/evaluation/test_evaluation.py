@@ -73,6 +73,20 @@ def test_measurements_of_an_identity_registration(run: Path, capsys: pytest.Capt
     assert len(rows) == len(segmented) + len(pairs) == 18 + 24
     assert all(row["dice"] == row["unregistered_dice"] for row in pairs)
     assert all(float(row["folds_percent"]) == 0 for row in pairs)
+    with (run / "evaluation" / "expected.csv").open(newline="", encoding="utf-8") as file:
+        expected = list(csv.DictReader(file))
+    found = {(row["moving"], row["fixed"], row["class"]): float(row["dice"]) for row in expected}
+    assert len(found) == len(expected) == 8 * (1 + 3), "each pair both ways, its classes and their mean"
+    for row in pairs:
+        names = row["moving"], row["fixed"]
+        assert found[(*names, row["class"])] <= float(row["dice"]) + 1e-6, "the least, of both labels, too"
+        assert found[(*names, "mean")] == pytest.approx(fmean(found[(*names, c)] for c in classes), abs=1e-6)
+    assert all(
+        0 <= float(row["expected_low"]) <= float(row["expected"]) <= float(row["expected_high"]) <= 1
+        for row in expected
+        if row["expected"] != "nan"
+    )
+    assert any(row["expected"] != "nan" for row in expected)
     assert all(float(row["inverse_error_mm"]) == pytest.approx(0, abs=1e-4) for row in pairs)
     assert all(row["moving"] == f"images/{row['moving_subject']}.nii.gz" for row in pairs)
     assert all(0 < float(row["seconds"]) < 10 for row in pairs)

@@ -143,3 +143,45 @@ def test_atypical_images_are_flagged():
     assert reasons[0].startswith(
         "unusual appearance of the fixed image, 1 being the most unusual in training: "
     )
+
+
+def expected(mean, *classes):
+    """An expectation by value, low and high."""
+    numbers = {"mean": mean} | {str(k): each for k, each in enumerate(classes, 1)}
+    return {
+        key: each and dict(zip(("value", "low", "high"), each, strict=True)) | {"because": ["folds"]}
+        for key, each in numbers.items()
+    }
+
+
+def test_with_an_expectation_its_interval_decides():
+    size, phi = (16, 16), identity_map((16, 16))
+    images = [image_of(size, 1.0)] * 2
+    good = pair_quality(Prediction(phi, phi, disc(size, 0.5), disc(size, 0.5)), *images)
+    sure = expected((0.92, 0.85, 0.96), (0.92, 0.8, 0.97))
+    assert judge(good | {"expected_overlap": sure}) == ("ok", [])
+    word, reasons = judge(good | {"expected_overlap": expected((0.82, 0.7, 0.9), (0.82, 0.6, 0.9))})
+    assert word == "check"
+    assert reasons == ["overlap of 0.82 to be expected, above all for folds; 0.70 at the least, below 0.8"]
+    word, reasons = judge(good | {"expected_overlap": expected((0.92, 0.85, 0.96), (0.6, 0.4, 0.8))})
+    assert word == "check" and reasons[0].startswith("overlap of class 1 of 0.60 to be expected")
+    word, reasons = judge(good | {"expected_overlap": expected((0.2, 0.1, 0.45), (0.2, 0.1, 0.45))})
+    assert word == "failed" and "0.45 at the most, below 0.5" in reasons[0]
+    nothing = expected((float("nan"),) * 3, None)
+    assert judge(good | {"expected_overlap": nothing})[0] == "failed", "NaN does not pass for good"
+
+
+def test_with_an_expectation_single_quantities_explain_and_decide_beyond_doubt():
+    size, phi = (16, 16), identity_map((16, 16))
+    quality = pair_quality(Prediction(phi, phi, disc(size, 0.5), disc(size, 0.5)), *[image_of(size, 1.0)] * 2)
+    quality |= {"expected_overlap": expected((0.92, 0.85, 0.96), (0.92, 0.8, 0.97))}
+    unsure = quality | {"confidence": {"moving": 0.85, "fixed": 0.95}}
+    assert judge(unsure) == ("ok", []), "the expectation has counted it"
+    assert judge(unsure | {"confidence": {"moving": 0.7, "fixed": 0.95}})[0] == "failed"
+    odd = {"atypicality": {"moving": {"appearance": 9.0, "shape": 9.0}}}
+    assert judge(quality | odd) == ("ok", [])
+    assert judge(quality | {"extent_overlap": 0.0})[0] == "check"
+    low = quality | {"expected_overlap": expected((0.7, 0.5, 0.9), (0.7, 0.5, 0.9))} | odd
+    word, reasons = judge(low)
+    assert word == "check" and len(reasons) == 3, "what is unusual, too"
+    assert judge(low, {"atypical_shape": (1.0, 2.0)})[0] == "failed", "limits that name no expectation"

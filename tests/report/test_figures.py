@@ -21,6 +21,7 @@ from crosswarp.report import (
     pair_figure,
     pair_panels,
     panel_figure,
+    reliability_figure,
     segmentation_figure,
 )
 from crosswarp.report.figures import CLASS_COLOURS, FOLD_COLOUR, VOLUME_COLOURS
@@ -210,3 +211,15 @@ def test_curves_figure_short_long_and_empty() -> None:
     assert mean.get_xdata()[-1] == 399
     assert figure.axes[0].lines[0].get_marker() == ".", "a single point is seen"
     figure.draw_without_rendering()
+
+
+def test_reliability_figure_shows_what_is_outside_its_interval() -> None:
+    pairs = [(0.9, 0.8, 0.7, 0.95), (0.3, 0.6, 0.5, 0.7), (0.5, 0.4, 0.2, 0.6)]
+    figure = reliability_figure({"mean": pairs, "femur": pairs[:1]})
+    first, second = figure.axes
+    dots = [each for each in first.collections if isinstance(each, PathCollection)]
+    assert [each.get_offsets().tolist() for each in dots] == [[[0.8, 0.9], [0.4, 0.5]], [[0.6, 0.3]]]
+    assert tuple(dots[1].get_facecolor()[0][:3]) == to_rgba(FOLD_COLOUR)[:3]
+    segments = first.collections[0].get_segments()
+    assert segments[0].tolist() == [[0.7, 0.9], [0.95, 0.9]], "found, from the lower to the upper end"
+    assert [ax.get_title("left") for ax in (first, second)] == ["mean", "femur"]

@@ -108,6 +108,25 @@ def test_several_methods_and_their_comparison(
     assert [cell.text for cell in table.find("td")] == ["0.321", "0.800", "0.321", "0.700"], "ours only"
 
 
+def test_what_was_expected_and_found(tmp_path: Path, registrations: Rows, pair: dict[str, Any]) -> None:
+    path = tmp_path / "report.html"
+    rows = [row | {"method": "crosswarp"} for row in registrations]
+    expected = [
+        {"class": name, "dice": dice, "expected": 0.8, "expected_low": 0.7, "expected_high": 0.9}
+        for name in ("mean", "femur")
+        for dice in (0.75, 0.85)
+    ]
+    expected.append({**expected[0], "class": "tibia", "expected": nan})
+    write_report(path, "Expected", rows, [], [], {}, {}, expected=expected)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert "Expected and found overlap" in page.lines
+    (image,) = (each for each in page.find("img") if each.get("alt").startswith("Expected and found"))
+    assert "mean over classes, found 0.8, expected 0.8; femur" in image.get("alt")
+    assert "tibia" not in image.get("alt")
+    write_report(path, "None", rows, [], [], {}, {})
+    assert "Expected and found overlap" not in path.read_text(encoding="utf-8")
+
+
 def test_long_tables_are_folded(tmp_path: Path, segmentations: Rows) -> None:
     path = tmp_path / "report.html"
     rows = [row | {"image": f"{i}", "subject": f"p{i}"} for i in range(20) for row in segmentations[:4]]
