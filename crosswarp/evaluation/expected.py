@@ -68,7 +68,8 @@ def _rows(pair: Pair, found: Prediction, saver: SaveQualityd, names: Sequence[st
     ]
     known = [bool(image.item["image"].meta.get("spacing_known", True)) for image in pair]
     assert saver.expectation is not None
-    expected = expected_pair(found, images, [moving.grid, fixed.grid], saver.expectation, known, unusual)
+    grids = [moving.grid, fixed.grid]
+    expected = expected_pair(found, images, grids, saver.expectation, known, unusual, saver.modalities)
     overlap = found_overlap(pair, found, len(names))
     common = {
         "kind": "expectation",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..metrics.expectation import Expectation, costs, expected_overlap, interval
 from ..metrics.pair_evidence import image_evidence, pair_evidence, pair_features, reduced, unit_lengths
+from ..metrics.usual import excuse
 from ..networks import Prediction
 from ..spatial.grid import Grid
 
@@ -42,6 +43,7 @@ def expected_pair(
     expectation: Expectation,
     spacing_known: Sequence[bool] = (True, True),
     atypical: Sequence[float | None] = (None, None),
+    modalities: Sequence[str] = ("source", "target"),
 ) -> dict[str, Any]:
     """Return what overlap is to be expected of a pair: Dice of the warped moving and the fixed anatomy.
 
@@ -52,6 +54,7 @@ def expected_pair(
         expectation: what the run learnt, see :func:`~crosswarp.runs.expected_overlap.fit_run`.
         spacing_known: whether the two images state their spacing.
         atypical: how unusual the appearance of either is; None if not known.
+        modalities: of the two images, ``"source"`` or ``"target"``.
 
     Returns:
         for the ``mean`` over classes, and for each class by its number, ``value``, the bounds ``low`` and
@@ -64,19 +67,24 @@ def expected_pair(
         for grid, known in zip(grids, spacing_known, strict=True)
     ]
     found, (moving, fixed) = reduced(found, *images)
+    usual = expectation["usual"]
     of_moving, of_fixed = (
-        image_evidence(
-            image,
-            probabilities,
-            lengths,
-            references,
-            None if unusual is None else torch.tensor([unusual], dtype=torch.float64),
+        excuse(
+            image_evidence(
+                image,
+                probabilities,
+                lengths,
+                references,
+                torch.tensor([torch.nan if unusual is None else unusual]),
+            ),
+            usual.get(modality),
         )
-        for image, probabilities, lengths, unusual in zip(
-            (moving, fixed), found[2:], spacing, atypical, strict=True
+        for image, probabilities, lengths, unusual, modality in zip(
+            (moving, fixed), found[2:], spacing, atypical, modalities, strict=True
         )
     )
-    features = pair_features(of_moving, of_fixed, pair_evidence(found, moving, fixed, spacing[0]))
+    of_pair = excuse(pair_evidence(found, moving, fixed, spacing[0]), usual.get("_to_".join(modalities)))
+    features = pair_features(of_moving, of_fixed, of_pair)
     values, taken = expected_overlap(features, expectation)[0], costs(features, expectation)
     shown = ~np.isnan(features["disagreement"][0])
     result: dict[str, Any] = {"mean": None}

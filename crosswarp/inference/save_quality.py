@@ -53,6 +53,7 @@ class SaveQualityd(MapTransform):
         expectation: what the run learnt of the overlap to expect, see
             :func:`~crosswarp.inference.expectation.expected_pair`; None where it learnt nothing, and single
             quantities decide.
+        modalities: of the two images, ``"source"`` or ``"target"``.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class SaveQualityd(MapTransform):
         statistics: Mapping[str, Mapping[str, Statistics] | None] | None = None,
         training_warnings: Sequence[str] = (),
         expectation: Expectation | None = None,
+        modalities: Sequence[str] = ("source", "target"),
     ) -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
@@ -72,7 +74,7 @@ class SaveQualityd(MapTransform):
         self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
         self.statistics = statistics or {}
         self.training_warnings = list(training_warnings)
-        self.expectation = expectation
+        self.expectation, self.modalities = expectation, tuple(modalities)
 
     def parts(self, data: Mapping[Hashable, Any]) -> tuple[list[Tensor], Prediction]:
         """What the network was given of the moving and the fixed image, and what it predicts, on the CPU."""
@@ -98,6 +100,7 @@ class SaveQualityd(MapTransform):
                 self.expectation,
                 [each.meta.get("spacing_known", True) for each in (moving, fixed)],
                 [each["appearance"] for each in quality["atypicality"].values()],
+                self.modalities,
             )
         verdict, reasons = judge(quality, self.limits)
         if self.training_warnings and verdict == "ok":

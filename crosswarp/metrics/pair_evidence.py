@@ -142,7 +142,7 @@ def image_evidence(
     probabilities: Tensor,
     spacing: Tensor,
     references: References,
-    atypical: Tensor | None = None,
+    atypical: Tensor,
 ) -> dict[str, Tensor]:
     """Return what can be seen of segmented images, each ``[B, G]``, the worse the larger; NaN if not known.
 
@@ -151,7 +151,7 @@ def image_evidence(
         probabilities: ``[B, K, *spatial]``, of the classes.
         spacing: ``[B, D]``, see :func:`unit_lengths`; NaN where lengths are not known.
         references: what :func:`learn_references` returned.
-        atypical: ``[B]``, how unlike those in training the image is; None if not known.
+        atypical: ``[B]``, how unlike those in training the image is; NaN if not known.
 
     Returns:
         ``doubt``, 1 minus the mean probability of the class over its points; ``off_edges``, the share that
@@ -182,8 +182,7 @@ def image_evidence(
     found["place"] = _nanmax(distance, 2)
     for key in (*LEAST_SPREAD, "place"):
         found[key] = found[key].masked_fill(unknown[:, None].cpu(), torch.nan)
-    appearance = torch.full((len(image),), torch.nan) if atypical is None else atypical.cpu()
-    found["appearance"] = appearance[:, None].expand_as(found["doubt"])
+    found["appearance"] = atypical.cpu()[:, None].expand_as(found["doubt"])
     return {key: values.double().cpu() for key, values in found.items()}
 
 

@@ -109,7 +109,7 @@ def spoilt(network: nn.Module, strength: float, seed: int) -> nn.Module:
     noisy, generator = copy.deepcopy(network), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in noisy.parameters():
-            if weight.ndim > 1:
+            if weight.ndim > 1 and weight.numel() > 1:
                 noise = torch.randn(weight.shape, generator=generator).to(weight)
                 weight.add_(strength * weight.std() * noise)
     return noisy

@@ -23,6 +23,7 @@ from crosswarp.networks import Prediction
 from crosswarp.spatial import identity_map
 from crosswarp.spatial.grid import Grid
 
+UNKNOWN = torch.tensor([torch.nan])
 SIZES = [((48, 40), (2.0, 3.0)), ((30, 26, 28), (2.0, 3.0, 2.5))]
 
 
@@ -72,7 +73,7 @@ def test_facts_are_in_the_unit_of_the_spacing():
 def test_what_is_as_in_people_is_not_held_against_it(people):
     size, spacing, references = people
     image, label = shapes(size, spacing, 20)
-    found = image_evidence(image, sure(label), lengths(spacing), references)
+    found = image_evidence(image, sure(label), lengths(spacing), references, UNKNOWN)
     assert references["present"] == [1.0, 1.0]
     np.testing.assert_allclose(found["doubt"], 0.04, atol=1e-5)
     assert (found["off_edges"] < 0.1).all() and found["appearance"].isnan().all()
@@ -84,16 +85,18 @@ def test_other_sizes_and_places_show_however_sure_the_networks_are(people):
 
     def evidence(**how):
         image, label = shapes(size, spacing, 20, **how)
-        return image_evidence(image, sure(label), lengths(spacing), references)
+        return image_evidence(image, sure(label), lengths(spacing), references, UNKNOWN)
 
     assert (evidence(scale=1.35)["volume"] > 3).all() and (evidence(scale=1.35)["thickness"] > 3).all()
     assert (evidence(flip=True)["place"] > 8).all(), "the small one on the other side"
     image, label = shapes(size, spacing, 20)
-    unknown = image_evidence(image, sure(label), lengths([torch.nan] * len(size)), references)
+    unknown = image_evidence(image, sure(label), lengths([torch.nan] * len(size)), references, UNKNOWN)
     assert all(unknown[key].isnan().all() for key in ("volume", "thickness", "place"))
-    beside = image_evidence(image, sure(label.roll(4, 2)), lengths(spacing), references)
+    beside = image_evidence(image, sure(label.roll(4, 2)), lengths(spacing), references, UNKNOWN)
     assert (beside["off_edges"] > 0.3).all()
-    gone = image_evidence(image, sure(torch.where(label == 2, 0, label)), lengths(spacing), references)
+    gone = image_evidence(
+        image, sure(torch.where(label == 2, 0, label)), lengths(spacing), references, UNKNOWN
+    )
     assert gone["doubt"][0, 1] == 1.0 and gone["doubt"][0, 0] == pytest.approx(0.04, abs=1e-5)
 
 
@@ -128,7 +131,7 @@ def test_features_are_the_worse_of_both_images_and_leave_out_what_neither_shows(
     image, label = shapes(size, spacing, 20)
     without = torch.where(label == 2, 0, label)
     good, large = (
-        image_evidence(image, sure(each), lengths(spacing), references)
+        image_evidence(image, sure(each), lengths(spacing), references, UNKNOWN)
         for each in (without, torch.where(shapes(size, spacing, 20, scale=1.4)[1] == 1, 1, 0))
     )
     identity = identity_map(size)

@@ -16,12 +16,21 @@ from crosswarp.metrics.typicality import appearance_features, learn_statistics
 from crosswarp.networks import Prediction
 from crosswarp.runs import Chain, expected_overlap
 from crosswarp.runs.config import read_config
-from crosswarp.runs.expected_overlap import Manual, Networks, fit_networks, worsened_pairs
 from crosswarp.spatial import identity_like
 from crosswarp.spatial.grid import Grid
+from crosswarp.training.worsened_pairs import (
+    Images,
+    Networks,
+    learn_expectation,
+    usual_evidence,
+    worsened_pairs,
+)
 from tests.cohorts import write_blob_cohort
 from tests.metrics.test_pair_evidence import shapes
 from tests.trained_run import ROOT, STAGES, write_trained_run
+
+SIZE, SPACING = (40, 32), (2.0, 3.0)
+GRID = Grid(SIZE, np.diag([2.0, 3.0, 1.0]))
 
 
 class ByIntensity(nn.Module):
@@ -53,49 +62,57 @@ class ByMoments(nn.Module):
 
 @pytest.fixture(scope="module")
 def people():
-    drawn = [shapes((40, 32), (2.0, 3.0), seed) for seed in range(8)]
-    image, label = (torch.cat(each) for each in zip(*drawn, strict=True))
-    grid = Grid((40, 32), np.diag([2.0, 3.0, 1.0]))
-    manual = Manual(image.float(), label, [grid] * 8, list(range(8)), True)
-    networks = Networks([ByIntensity(), ByIntensity()], [ByMoments()])
-    return networks, manual, image[:3].float(), learn_statistics(appearance_features(image))
+    def images(*seeds, **how):
+        image, label = (
+            torch.cat(each)
+            for each in zip(*(shapes(SIZE, SPACING, seed, **how) for seed in seeds), strict=True)
+        )
+        appearance = learn_statistics(appearance_features(image))
+        return Images(image.float(), [GRID] * len(seeds), True, label, list(range(len(seeds))), appearance)
+
+    return (
+        Networks(ByIntensity(), ByIntensity(), ByMoments()),
+        images(*range(8)),
+        images(*range(50, 56)),
+        images,
+    )
 
 
 @pytest.fixture(scope="module")
 def fitted(people):
-    return fit_networks(*people, 3, pairs=500)
+    return learn_expectation(*people[:3], 3, pairs=500)
 
 
 def test_worsened_pairs_have_every_overlap_and_keep_people_apart(people):
-    features, overlap, groups = worsened_pairs(*people, 3, pairs=300)
+    networks, source, target, _ = people
+    features, overlap, groups = worsened_pairs(networks, source, target.image, 3, pairs=300)
     assert overlap.shape == (300, 2) and set(groups) == {0, 1}
     assert all(values.shape == (300, 2) for values in features.values())
     known = overlap[~np.isnan(overlap)]
     assert (np.histogram(known, 4, (0, 1))[0] > 0.03 * len(known)).all()
-    again = worsened_pairs(*people, 3, pairs=300)
+    again = worsened_pairs(networks, source, target.image, 3, pairs=300)
     np.testing.assert_array_equal(overlap, again[1])
 
 
 def judged(people, fitted, moving, fixed):
     """What is expected of a pair of (image, label), and the registered overlap that is found."""
-    networks, manual, _, _ = people
+    networks = people[0]
     images = [image.float() for image, _ in (moving, fixed)]
-    probabilities = [networks.segment(0, each) for each in images]
+    probabilities = [networks.segment(networks.target, each) for each in images]
     found = Prediction(*networks.register(0, *probabilities), *probabilities)
     warped = warp_labels(moving[1], found.moving_to_fixed, 3)
     overlap = dice_per_class(warped, fixed[1], 3)[0]
-    return expected_pair(found, images, [manual.grids[0]] * 2, fitted), overlap
+    return expected_pair(found, images, [GRID] * 2, fitted), overlap
 
 
 def test_what_is_expected_of_other_people_is_found(people, fitted):
-    size, spacing = (40, 32), (2.0, 3.0)
     assert json.loads(json.dumps(fitted, allow_nan=False)) == fitted
     assert fitted["in_mm"] and fitted["fit"]["groups"] == 2
     expected, found, inside = [], [], []
     for seed in range(30, 42, 2):
-        first, second = shapes(size, spacing, seed), shapes(size, spacing, seed + 1)
+        first, second = shapes(SIZE, SPACING, seed), shapes(SIZE, SPACING, seed + 1)
         mirrored = [each.flip(2) for each in first]
-        large = shapes(size, spacing, seed, scale=1.3)
+        large = shapes(SIZE, SPACING, seed, scale=1.3)
         for moving in (first, large, mirrored):
             value, overlap = judged(people, fitted, moving, second)
             expected.append(value["mean"]["value"])
@@ -107,8 +124,7 @@ def test_what_is_expected_of_other_people_is_found(people, fitted):
 
 
 def test_reasons_are_named_and_what_nobody_shows_is_not_expected(people, fitted):
-    size, spacing = (40, 32), (2.0, 3.0)
-    first, second = shapes(size, spacing, 30), shapes(size, spacing, 31)
+    first, second = shapes(SIZE, SPACING, 30), shapes(SIZE, SPACING, 31)
     without = torch.where(second[0] > 0.7, 0.2, second[0]), second[1]
     one, _ = judged(people, fitted, first, without)
     assert one["2"]["high"] < 0.8 and one["2"]["value"] < one["1"]["value"] - 0.2
@@ -118,6 +134,18 @@ def test_reasons_are_named_and_what_nobody_shows_is_not_expected(people, fitted)
     nothing = 0 * first[0] + 0.2, first[1]
     none, _ = judged(people, fitted, nothing, nothing)
     assert none == {"mean": None, "1": None, "2": None} and in_words(none) is None
+
+
+def test_what_is_usual_for_the_target_is_learnt_unless_it_is_not_of_people(people, fitted):
+    networks, source, target, images = people
+    assert set(fitted["usual"]) == {"target", "source_to_target", "target_to_source", "target_to_target"}
+    assert fitted["usual"]["target"]["doubt"]["middle"] == pytest.approx([0, 0], abs=0.02)
+    faint = images(*range(60, 66))
+    faint.image = 0.5 + 0.8 * (faint.image - 0.5)  # of less contrast, where the network is less sure
+    usual = usual_evidence(networks, source, faint, fitted["references"])
+    assert min(usual["target"]["doubt"]["middle"]) > 0.02
+    large = images(*range(60, 66), scale=1.5)
+    assert usual_evidence(networks, source, large, fitted["references"]) == {}, "all of them too large"
 
 
 def test_a_run_keeps_what_it_learnt_until_something_changes(tmp_path, monkeypatch):
