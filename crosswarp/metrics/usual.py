@@ -75,7 +75,7 @@ def are_of_people(evidence: Mapping[str, Tensor]) -> bool:
     """Return whether sizes and places of most images of a modality are as people have them.
 
     Args:
-        evidence: of many images, see :func:`~.pair_evidence.image_evidence`; what is not known is passed over.
+        evidence: of many images, see :func:`~.pair_evidence.image_evidence`; NaN is passed over.
     """
     middles = [evidence[name].nanmedian(0).values for name in ("volume", "thickness", "place")]
     return not any((each > MOST_UNUSUAL).any() for each in middles)

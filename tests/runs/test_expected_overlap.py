@@ -141,9 +141,9 @@ def test_what_is_usual_for_the_target_is_learnt_unless_it_is_not_of_people(peopl
     assert set(fitted["usual"]) == {"target", "source_to_target", "target_to_source", "target_to_target"}
     assert fitted["usual"]["target"]["doubt"]["middle"] == pytest.approx([0, 0], abs=0.02)
     faint = images(*range(60, 66))
-    faint.image = 0.5 + 0.8 * (faint.image - 0.5)  # of less contrast, where the network is less sure
+    faint.image = 0.5 + 0.65 * (faint.image - 0.5)  # of less contrast, where the network is less sure
     usual = usual_evidence(networks, source, faint, fitted["references"])
-    assert min(usual["target"]["doubt"]["middle"]) > 0.02
+    assert usual["target"]["doubt"]["middle"][1] > 0.002 > usual["target"]["doubt"]["fitted"][1]
     large = images(*range(60, 66), scale=1.5)
     assert usual_evidence(networks, source, large, fitted["references"]) == {}, "all of them too large"
 
