@@ -17,8 +17,8 @@ from torch import Tensor
 Usual = Mapping[str, Mapping[str, list[float | None]]]
 
 # evidence that depends on the modality, and the most that is excused of it
-EXCUSED: Mapping[str, float] = {"doubt": 0.1, "off_edges": 0.6, "structure": 0.5, "disagreement": 0.1}
-LEAST_SLOPE = 1 / 3  # of what goes beyond the usual, at least this part counts
+EXCUSED: Mapping[str, float] = {"doubt": 0.1, "off_edges": 1.0, "structure": 0.5, "disagreement": 0.1}
+LEAST_SLOPE = 0.1  # of what goes beyond the usual, at least this part counts
 MOST_UNUSUAL = 3.0  # standard deviations of people, within which sizes and places are those of people
 LEAST_SPREAD = 1e-3
 

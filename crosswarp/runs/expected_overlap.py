@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 EXPECTED = Path("expected_overlap.json")  # in a run's folder: the fitted model, and what it was fitted to
 LEAST_PEOPLE = 4  # with manual labels: two groups of two
-MOST_IMAGES = 24
+MOST_LABELLED = 24  # images that are worsened
+MOST_IMAGES = 64  # of either modality, of which is learnt what is usual
 KEYS = ("image", "label", "side")  # of records, for preprocessing
 
 
@@ -88,10 +89,19 @@ def fit_run(
             f"{LEAST_PEOPLE} people, got {len(people)}. Verdicts go by the limits of single quantities."
         )
         return None
-    source = read_images(bundles["source_segmentation"] / "configs" / "train.json", records)
-    targets = data.target.records("train_unlabelled", "val")
-    target = read_images(bundles["target_segmentation"] / INFERENCE, targets)
-    source.appearance, target.appearance = (statistics[key]["appearance"] for key in ("source", "target"))
+    training = bundles["source_segmentation"] / "configs" / "train.json"
+    manual = read_images(training, records, MOST_LABELLED)
+    sections = ("train_labelled", "train_unlabelled", "val")
+    source, target = (
+        read_images(
+            bundles[f"{key}_segmentation"] / INFERENCE,
+            [without(record, "label") for record in modality.records(*sections)],
+            MOST_IMAGES,
+        )
+        for key, modality in (("source", data.source), ("target", data.target))
+    )
+    manual.appearance, target.appearance = (statistics[key]["appearance"] for key in ("source", "target"))
+    source.appearance = manual.appearance
     networks = Networks(
         load_network(bundles["source_segmentation"], device),
         load_network(bundles["target_segmentation"], device),
@@ -99,7 +109,7 @@ def fit_run(
         data.source.channels == data.target.channels,
         device,
     )
-    expectation = learn_expectation(networks, source, target, data.num_classes, pairs)
+    expectation = learn_expectation(networks, manual, source, target, data.num_classes, pairs)
     if not expectation["usual"]:
         logger.warning(
             "  Most segmented target images have sizes or places that the labelled people have not: what is "
@@ -108,10 +118,21 @@ def fit_run(
     return expectation
 
 
-def read_images(config: Path, records: Sequence[Mapping[str, str]]) -> Images:
-    """Read images, with labels where they have any, as the preprocessing of a trained stage does it."""
+def without(record: Mapping[str, str], key: str) -> dict[str, str]:
+    """A record without a key."""
+    return {name: value for name, value in record.items() if name != key}
+
+
+def read_images(config: Path, records: Sequence[Mapping[str, str]], most: int) -> Images:
+    """Read images, with labels where they have any, as the preprocessing of a trained stage does it.
+
+    Args:
+        config: of the stage.
+        records: of the datalist.
+        most: images to read, spread evenly over the records.
+    """
     preprocessing = read_config(config).get_parsed_content("preprocessing")
-    chosen = records[:: -(-len(records) // MOST_IMAGES) or 1]
+    chosen = records[:: -(-len(records) // most) or 1]
     samples = [preprocessing({key: each[key] for key in KEYS if key in each}) for each in chosen]
     names, labelled = sorted({each["subject"] for each in chosen}), "label" in chosen[0]
     return Images(

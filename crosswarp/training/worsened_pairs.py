@@ -36,7 +36,7 @@ PAIRS = (240, 2000)  # fewest and most, by the size of the grid
 POINTS = 2**25  # of the networks' grids of all pairs, on a CPU
 SPOILT = (0.05, 0.1, 0.15, 0.25, 0.4)  # noise on the weights of networks, in standard deviations
 BATCH = 2**17  # points of the networks' grid in a batch
-USUAL_PAIRS = 64  # as they are, of either combination of modalities
+USUAL_PAIRS = 96  # as they are, of either combination of modalities
 
 
 @dataclass
@@ -59,17 +59,16 @@ class Images:
     people: Sequence[int] = ()
     appearance: Statistics | None = None
 
-    @property
-    def spacing(self) -> Tensor:
-        """Of the grid on which evidence is measured, ``[N, D]``."""
-        return torch.stack([unit_lengths(grid, self.in_mm) for grid in self.grids])
+    def lengths(self, in_mm: bool) -> Tensor:
+        """Spacing of the grid on which evidence is measured, ``[N, D]``, in mm or parts of the extent."""
+        return torch.stack([unit_lengths(grid, in_mm) for grid in self.grids])
 
     def facts(self, num_classes: int) -> dict[str, Tensor]:
         """What the labels are like, see :func:`~..metrics.pair_evidence.label_facts`."""
         assert self.label is not None
         size = measuring_size(self.image.shape[2:])
         label = _resized(self.label, size)
-        return label_facts(resize_image(self.image, size), label, self.spacing, num_classes)
+        return label_facts(resize_image(self.image, size), label, self.lengths(self.in_mm), num_classes)
 
     def atypical(self, image: Tensor) -> Tensor:
         """How unusual images of the modality look, ``[N]``; NaN where that is not known."""
@@ -130,6 +129,7 @@ class Networks:
 
 def learn_expectation(
     networks: Networks,
+    manual: Images,
     source: Images,
     target: Images,
     num_classes: int,
@@ -140,8 +140,9 @@ def learn_expectation(
 
     Args:
         networks: the networks.
-        source: images with labels, of at least four people.
-        target: images, which need no labels: their style is lent, and what is usual for them is learnt.
+        manual: source images with labels, of at least four people.
+        source: many source images, which need no labels: of them is learnt what is usual.
+        target: many target images, which need none either; their style is lent, too.
         num_classes: classes, background included.
         pairs: how many; None for as many as the size of the grid allows.
         seed: of all that is random.
@@ -151,14 +152,19 @@ def learn_expectation(
         :func:`~..metrics.pair_evidence.learn_references`; ``usual``, of the target and of pairs with it, see
         :func:`~..metrics.usual.learn_usual`; ``in_mm``, whether lengths are.
     """
-    model = fit_expectation(*worsened_pairs(networks, source, target.image, num_classes, pairs, seed), UNITS)
-    references = learn_references(source.facts(num_classes))
-    usual = usual_evidence(networks, source, target, references, seed)
-    return {**model, "references": references, "usual": usual, "in_mm": source.in_mm}
+    model = fit_expectation(*worsened_pairs(networks, manual, target.image, num_classes, pairs, seed), UNITS)
+    references = learn_references(manual.facts(num_classes))
+    usual = usual_evidence(networks, source, target, references, manual.in_mm, seed)
+    return {**model, "references": references, "usual": usual, "in_mm": manual.in_mm}
 
 
 def usual_evidence(
-    networks: Networks, source: Images, target: Images, references: References, seed: int = 0
+    networks: Networks,
+    source: Images,
+    target: Images,
+    references: References,
+    in_mm: bool,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Return what evidence is usual for the target, and for pairs with it; none where that is implausible.
 
@@ -167,6 +173,7 @@ def usual_evidence(
         source: images.
         target: images.
         references: of the manual labels.
+        in_mm: whether their lengths are.
         seed: of the pairs.
 
     Returns:
@@ -181,7 +188,7 @@ def usual_evidence(
         for key, network in (("source", networks.segmentation[0]), ("target", networks.target))
     }
     spacing = {
-        key: images.spacing * (1.0 if images.in_mm or not source.in_mm else torch.nan)
+        key: images.lengths(in_mm) * (1.0 if images.in_mm or not in_mm else torch.nan)
         for key, images in own.items()
     }
     found = {
@@ -271,7 +278,7 @@ class _Sides:
         self.recipes = draw_recipes(recipes, len(networks.segmentation), networks.trained, seed)
         count, shape = len(manual.people), manual.image.shape[2:]
         self.size = measuring_size(shape)
-        self.spacing = manual.spacing.repeat(recipes, 1)
+        self.spacing = manual.lengths(manual.in_mm).repeat(recipes, 1)
         self.image_number = np.tile(np.arange(count), recipes)
         self.recipe_number = np.repeat(np.arange(recipes), count)
         facts = manual.facts(num_classes)

@@ -32,11 +32,11 @@ def test_what_is_usual_is_brought_to_what_was_fitted():
 
 def test_what_goes_far_beyond_the_usual_still_counts():
     usual = learn_usual({"off_edges": spread_about(0.3, 0.9)}, {"off_edges": spread_about(0.05, 0.01)})
-    assert usual["off_edges"]["slope"] == pytest.approx([1 / 3, 1 / 3], abs=1e-3)
-    values = torch.tensor([[0.9, float("nan")]], dtype=torch.float64)
+    assert usual["off_edges"]["slope"] == pytest.approx([0.1, 0.1], abs=1e-3)
+    values = torch.tensor([[0.9, float("nan")], [1.6, 0.4]], dtype=torch.float64)
     brought = excuse({"off_edges": values}, usual)["off_edges"]
-    assert brought[0, 0] == pytest.approx(max(0.05 + 0.6 / 3, 0.9 - EXCUSED["off_edges"]), abs=1e-3)
-    assert brought[0, 1].isnan()
+    assert brought[0, 0] == pytest.approx(0.05 + 0.6 / 10, abs=1e-3) and brought[0, 1].isnan()
+    assert brought[1, 0] == pytest.approx(1.6 - EXCUSED["off_edges"], abs=1e-3)
 
 
 def test_classes_that_were_never_found_are_excused_nothing():

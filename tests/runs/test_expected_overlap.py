@@ -80,7 +80,8 @@ def people():
 
 @pytest.fixture(scope="module")
 def fitted(people):
-    return learn_expectation(*people[:3], 3, pairs=500)
+    networks, source, target, images = people
+    return learn_expectation(networks, source, images(*range(70, 90)), target, 3, pairs=500)
 
 
 def test_worsened_pairs_have_every_overlap_and_keep_people_apart(people):
@@ -142,10 +143,10 @@ def test_what_is_usual_for_the_target_is_learnt_unless_it_is_not_of_people(peopl
     assert fitted["usual"]["target"]["doubt"]["middle"] == pytest.approx([0, 0], abs=0.02)
     faint = images(*range(60, 66))
     faint.image = 0.5 + 0.65 * (faint.image - 0.5)  # of less contrast, where the network is less sure
-    usual = usual_evidence(networks, source, faint, fitted["references"])
+    usual = usual_evidence(networks, source, faint, fitted["references"], True)
     assert usual["target"]["doubt"]["middle"][1] > 0.002 > usual["target"]["doubt"]["fitted"][1]
     large = images(*range(60, 66), scale=1.5)
-    assert usual_evidence(networks, source, large, fitted["references"]) == {}, "all of them too large"
+    assert usual_evidence(networks, source, large, fitted["references"], True) == {}, "all of them too large"
 
 
 def test_a_run_keeps_what_it_learnt_until_something_changes(tmp_path, monkeypatch):
