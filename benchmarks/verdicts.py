@@ -3,7 +3,7 @@
     python benchmarks/verdicts.py --run runs/demo --pairs 2000
 
 The pairs are of the run's test images, a source and a target image, both ways: all as they are, and
-worsened ones, `--pairs` in all. What is done to an image is one of `crosswarp.training.worsened.IMAGES`,
+worsened ones, `--pairs` in all, at most a third as they are. What is done to an image is one of `crosswarp.training.worsened.IMAGES`,
 drawn anew, on its own grid; in some the networks are spoilt, too. Every pair goes the way of a user's. `dice`
 is the least of the registered manual label's and of both predicted labels', on the images' own grids,
 averaged over classes. Test labels are for this table alone.
@@ -147,8 +147,9 @@ def main(
     chance, rows = random.Random(seed), []
     names = list(images)
     every = [(i, j) for i in range(len(images["source"])) for j in range(len(images["target"]))]
+    chance.shuffle(every)
     for number in range(pairs):
-        as_is = number < 2 * len(every)
+        as_is = number < min(2 * len(every), pairs // 3)
         i, j = every[(number // 2) % len(every)] if as_is else chance.choice(every)
         direction = number % 2
         kinds = ["as it is", "as it is"]

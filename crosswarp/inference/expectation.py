@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..metrics.expectation import Expectation, costs, expected_overlap, interval
 from ..metrics.pair_evidence import image_evidence, pair_evidence, pair_features, reduced, unit_lengths
-from ..metrics.usual import excuse
+from ..metrics.usual import from_the_usual
 from ..networks import Prediction
 from ..spatial.grid import Grid
 
@@ -32,6 +32,7 @@ WORDS: Mapping[str, str] = {
     "place": "an unusual place",
     "place_of_all": "unusual places",
     "structure": "images that differ after warping",
+    "structure_of_all": "images that differ after warping",
 }
 LEAST_COST = 0.5  # logits: what takes less from an expectation is not named
 
@@ -69,7 +70,7 @@ def expected_pair(
     found, (moving, fixed) = reduced(found, *images)
     usual = expectation["usual"]
     of_moving, of_fixed = (
-        excuse(
+        from_the_usual(
             image_evidence(
                 image,
                 probabilities,
@@ -77,13 +78,19 @@ def expected_pair(
                 references,
                 torch.tensor([torch.nan if unusual is None else unusual]),
             ),
-            usual.get(modality),
+            usual["source"],
+            usual.get(modality) if modality != "source" else None,
         )
         for image, probabilities, lengths, unusual, modality in zip(
             (moving, fixed), found[2:], spacing, atypical, modalities, strict=True
         )
     )
-    of_pair = excuse(pair_evidence(found, moving, fixed, spacing[0]), usual.get("_to_".join(modalities)))
+    base, kind = "source_to_source", "_to_".join(modalities)
+    of_pair = from_the_usual(
+        pair_evidence(found, moving, fixed, spacing[0]),
+        usual[base],
+        usual.get(kind) if kind != base else None,
+    )
     features = pair_features(of_moving, of_fixed, of_pair)
     values, taken = expected_overlap(features, expectation)[0], costs(features, expectation)
     shown = ~np.isnan(features["disagreement"][0])

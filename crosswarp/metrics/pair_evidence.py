@@ -37,23 +37,25 @@ References = Mapping[str, Any]
 
 # feature -> a difference that is worth telling apart
 UNITS: Mapping[str, float] = {
-    "doubt": 0.01,
-    "doubt_of_all": 0.01,
-    "disagreement": 0.01,
-    "disagreement_of_all": 0.01,
+    "doubt": 0.5,
+    "doubt_of_all": 0.5,
+    "disagreement": 0.5,
+    "disagreement_of_all": 0.5,
     "folds": 0.02,
     "inverse_error": 0.2,
     "strain": 0.05,
     "appearance": 0.2,
-    "off_edges": 0.05,
-    "off_edges_of_all": 0.05,
+    "off_edges": 0.5,
+    "off_edges_of_all": 0.5,
     "volume": 0.3,
     "thickness": 0.3,
     "place": 0.3,
     "size_of_all": 0.3,
     "place_of_all": 0.3,
-    "structure": 0.05,
+    "structure": 0.5,
+    "structure_of_all": 0.5,
 }
+WORST = ("doubt", "disagreement", "off_edges", "place", "structure")  # also of all classes the worst one's
 MOST_POINTS = {2: 96, 3: 48}  # along an axis, of the grid on which all this is measured
 LEAST_SPREAD = {"volume": 0.08, "thickness": 0.05}  # between people, natural logarithm
 LEAST_PLACE_SPREAD = 0.04  # of distances between classes, as a share of their typical distance
@@ -236,7 +238,8 @@ def pair_features(
     """Put together what tells of the overlap of each class, ``[B, G]`` by name of :data:`UNITS`.
 
     Args:
-        moving: what :func:`image_evidence` returned of the moving images.
+        moving: what :func:`image_evidence` returned of the moving images, from the usual on, see
+            :func:`~.usual.from_the_usual`, as all that follow.
         fixed: the same of the fixed images; the worse of both counts.
         pair: what :func:`pair_evidence` returned.
     """
@@ -245,11 +248,8 @@ def pair_features(
     found = {key: values.masked_fill(~seen, torch.nan) for key, values in found.items()}
     worst = torch.fmax(found["volume"], found["thickness"])
     of_all = {
-        "doubt_of_all": found["doubt"].nanmean(1),
-        "disagreement_of_all": found["disagreement"].nanmean(1),
-        "off_edges_of_all": found["off_edges"].nanmean(1),
         "size_of_all": _nanmax(worst, 1),
-        "place_of_all": _nanmax(found["place"], 1),
+        **{f"{key}_of_all": _nanmax(found[key], 1) for key in WORST},
     }
     found |= {
         key: values[:, None].expand_as(seen).masked_fill(~seen, torch.nan) for key, values in of_all.items()

@@ -1,9 +1,10 @@
-"""What evidence is usual for a modality, so that it is not held against each of its images.
+"""What evidence is usual for a class and a modality, so that it is not held against each of its images.
 
-A model that was fitted to pairs of one modality knows how sure its networks are there, how clear its edges
-are, and how alike two of its images. Of another modality all of that may be a little worse, in pairs that are
-right. What is usual there is brought to what was usual where the model was fitted, within limits; sizes and
-places never are: they are those of people in any modality, and tell where what is usual is wrong.
+Networks are less sure of a thin class than of a thick one, and all may be a little worse in a modality other
+than that of the manual labels, in pairs that are right. So evidence is measured from what is usual for the
+class; what is usual for the other modality is first brought to what is usual for that of the labels, within
+limits. Sizes and places never are: they are those of people in any modality, and tell where what is usual is
+wrong.
 """
 
 from __future__ import annotations
@@ -11,63 +12,68 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Usual = Mapping[str, Mapping[str, list[float | None]]]
 
-# evidence that depends on the modality, and the most that is excused of it
+# evidence that depends on class and modality, and the most that is excused of it in the other modality
 EXCUSED: Mapping[str, float] = {"doubt": 0.1, "off_edges": 1.0, "structure": 0.5, "disagreement": 0.1}
-LEAST_SLOPE = 0.1  # of what goes beyond the usual, at least this part counts
+# the least that is a difference from the usual
+LEAST_SPREAD: Mapping[str, float] = {
+    "doubt": 0.01,
+    "off_edges": 0.05,
+    "structure": 0.05,
+    "disagreement": 0.01,
+}
+LEAST_SLOPE = 0.1  # of what goes beyond the usual in the other modality, at least this part counts
 MOST_UNUSUAL = 3.0  # standard deviations of people, within which sizes and places are those of people
-LEAST_SPREAD = 1e-3
 
 
-def learn_usual(found: Mapping[str, Tensor], fitted: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return how to bring evidence to what was usual where a model was fitted.
+def learn_usual(found: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return what evidence is usual.
 
     Args:
         found: evidence of many images, or pairs, as they are, each ``[N, G]``.
-        fitted: the same of the modality that the model was fitted to.
 
     Returns:
-        for each of :data:`EXCUSED` among them, by class: the ``middle`` of what was found, ``fitted``, what
-        that is brought to, and ``slope``, what becomes of the way from the middle; None for a class that
-        was never found.
+        for each of :data:`EXCUSED` among them, by class, the ``middle``, which is the median, and ``spread``,
+        what lies from there to the ninth decile; None for a class that was never found.
     """
     result = {}
-    for name in EXCUSED.keys() & found.keys() & fitted.keys():
-        middle, spread = _middle_and_spread(found[name])
-        own, own_spread = _middle_and_spread(fitted[name])
-        slope = (own_spread / spread).clamp(LEAST_SLOPE, 1)
-        columns = {"middle": middle, "fitted": own, "slope": slope}
+    for name in sorted(EXCUSED.keys() & found.keys()):
+        values = found[name].double()
+        middle, upper = values.nanmedian(0).values, values.nanquantile(0.9, dim=0)
+        columns = {"middle": middle, "spread": (upper - middle).clamp(min=LEAST_SPREAD[name])}
         result[name] = {
-            key: [None if value != value else float(f"{value:.4g}") for value in values.tolist()]
-            for key, values in columns.items()
+            key: [None if value != value else float(f"{value:.4g}") for value in column.tolist()]
+            for key, column in columns.items()
         }
-    return dict(sorted(result.items()))
+    return result
 
 
-def excuse(evidence: Mapping[str, Tensor], usual: Usual | None) -> dict[str, Tensor]:
-    """Return evidence ``[B, G]`` of a modality as if it was of that which the model was fitted to.
+def from_the_usual(
+    evidence: Mapping[str, Tensor], own: Usual, other: Usual | None = None
+) -> dict[str, Tensor]:
+    """Return how far evidence ``[B, G]`` is from the usual, in spreads; what has no usual stays as it is.
 
     Args:
         evidence: the worse, the larger.
-        usual: what :func:`learn_usual` returned; None to change nothing. Nothing becomes worse, or better by
-            more than :data:`EXCUSED`.
+        own: what :func:`learn_usual` returned of the modality whose people are labelled.
+        other: the same of the modality of the evidence, where that is another. Nothing becomes worse by it,
+            or better by more than :data:`EXCUSED`.
     """
     result = dict(evidence)
-    for name, columns in (usual or {}).items():
-        middle, fitted, slope = (
-            torch.tensor(
-                [torch.nan if value is None else value for value in columns[key]], dtype=torch.float64
-            )
-            for key in ("middle", "fitted", "slope")
-        )
-        found = evidence[name].double()
-        brought = torch.fmin(found, fitted + (found - middle) * slope)
-        brought = torch.fmax(brought, found - EXCUSED[name])
-        result[name] = torch.where(found.isnan(), torch.nan, brought)
+    for name in own.keys() & evidence.keys():
+        (middle, spread), found = _columns(own[name]), evidence[name].double()
+        brought = found
+        if other is not None:
+            theirs, their_spread = _columns(other[name])
+            slope = (spread / their_spread).clamp(LEAST_SLOPE, 1)
+            brought = torch.fmin(found, middle + (found - theirs) * slope)
+            brought = torch.fmax(brought, found - EXCUSED[name]).masked_fill(found.isnan(), torch.nan)
+        result[name] = (brought - torch.nan_to_num(middle)) / torch.nan_to_num(spread, nan=LEAST_SPREAD[name])
     return result
 
 
@@ -81,8 +87,9 @@ def are_of_people(evidence: Mapping[str, Tensor]) -> bool:
     return not any((each > MOST_UNUSUAL).any() for each in middles)
 
 
-def _middle_and_spread(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Median, and what lies from there to the ninth decile, of what is known, by class."""
-    middle = values.double().nanmedian(0).values
-    upper = values.double().nanquantile(0.9, dim=0)
-    return middle, (upper - middle).clamp(min=LEAST_SPREAD)
+def _columns(usual: Mapping[str, list[float | None]]) -> tuple[Tensor, Tensor]:
+    """Middle and spread, NaN for null."""
+    middle, spread = (
+        torch.from_numpy(np.array(usual[key], dtype=np.float64)) for key in ("middle", "spread")
+    )
+    return middle, spread

@@ -110,7 +110,7 @@ def fit_run(
         device,
     )
     expectation = learn_expectation(networks, manual, source, target, data.num_classes, pairs)
-    if not expectation["usual"]:
+    if "target" not in expectation["usual"]:
         logger.warning(
             "  Most segmented target images have sizes or places that the labelled people have not: what is "
             "usual for the target is not trusted, and verdicts on it will be bad."

@@ -25,7 +25,7 @@ from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, 
 IMAGES: Mapping[str, int] = {
     "as it is": 14,
     "a little": 18,
-    "pose": 9,
+    "pose": 12,
     "turned": 7,
     "cropped": 6,
     "stretched": 6,

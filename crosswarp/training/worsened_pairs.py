@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -25,7 +25,7 @@ from ..metrics.pair_evidence import (
     unit_lengths,
 )
 from ..metrics.typicality import Statistics, appearance_features, atypicality
-from ..metrics.usual import are_of_people, learn_usual
+from ..metrics.usual import Usual, are_of_people, from_the_usual, learn_usual
 from ..networks import Prediction
 from ..spatial import resize_image
 from ..spatial.grid import Grid
@@ -149,12 +149,13 @@ def learn_expectation(
 
     Returns:
         what :func:`~.expectation.fit_expectation` returns; ``references``, see
-        :func:`~..metrics.pair_evidence.learn_references`; ``usual``, of the target and of pairs with it, see
-        :func:`~..metrics.usual.learn_usual`; ``in_mm``, whether lengths are.
+        :func:`~..metrics.pair_evidence.learn_references`; ``usual``, see :func:`usual_evidence`; ``in_mm``,
+        whether lengths are.
     """
-    model = fit_expectation(*worsened_pairs(networks, manual, target.image, num_classes, pairs, seed), UNITS)
     references = learn_references(manual.facts(num_classes))
     usual = usual_evidence(networks, source, target, references, manual.in_mm, seed)
+    worsened = worsened_pairs(networks, manual, target.image, usual, num_classes, pairs, seed)
+    model = fit_expectation(*worsened, UNITS)
     return {**model, "references": references, "usual": usual, "in_mm": manual.in_mm}
 
 
@@ -166,7 +167,7 @@ def usual_evidence(
     in_mm: bool,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Return what evidence is usual for the target, and for pairs with it; none where that is implausible.
+    """Return what evidence is usual for both modalities, and for pairs of them.
 
     Args:
         networks: see :func:`learn_expectation`, as all others.
@@ -177,9 +178,9 @@ def usual_evidence(
         seed: of the pairs.
 
     Returns:
-        what :func:`~..metrics.usual.learn_usual` returns, for ``target``, and for ``source_to_target``,
-        ``target_to_source`` and ``target_to_target``. Nothing where sizes and places of the target's labels
-        are not those of people: then what is usual is wrong.
+        what :func:`~..metrics.usual.learn_usual` returns, for ``source``, ``source_to_source``, ``target``,
+        ``source_to_target``, ``target_to_source`` and ``target_to_target``. The latter four are left out
+        where sizes and places of the target's labels are not those of people: what is usual is wrong then.
     """
     size = measuring_size(source.image.shape[2:])
     own = {"source": source, "target": target}
@@ -202,7 +203,7 @@ def usual_evidence(
         for key in own
     }
     if not are_of_people(found["target"]):
-        return {}
+        own.pop("target")
     chance = torch.Generator().manual_seed(seed)
     pairs = {}
     for moving, fixed in product(own, own):
@@ -215,9 +216,8 @@ def usual_evidence(
         pred = Prediction(*networks.register(0, *seen), *seen)
         pred, images = reduced(pred, own[moving].image[first], own[fixed].image[second])
         pairs[f"{moving}_to_{fixed}"] = pair_evidence(pred, images[0], images[1], spacing[moving][first])
-    fitted = pairs.pop("source_to_source")
-    return {"target": learn_usual(found["target"], found["source"])} | {
-        key: learn_usual(evidence, fitted) for key, evidence in pairs.items()
+    return {
+        key: learn_usual(evidence) for key, evidence in ({key: found[key] for key in own} | pairs).items()
     }
 
 
@@ -225,6 +225,7 @@ def worsened_pairs(
     networks: Networks,
     manual: Images,
     style: Tensor,
+    usual: Mapping[str, Usual],
     num_classes: int,
     pairs: int | None = None,
     seed: int = 0,
@@ -235,6 +236,7 @@ def worsened_pairs(
         networks: see :func:`learn_expectation`, as all others.
         manual: images with labels.
         style: images of the target ``[M, C', *spatial]``.
+        usual: evidence.
         num_classes: classes.
         pairs: how many.
         seed: of all that is random.
@@ -246,7 +248,7 @@ def worsened_pairs(
     points = int(np.prod(manual.image.shape[2:]))
     limit = PAIRS[1] if networks.device.type != "cpu" else POINTS // points
     pairs = pairs or int(np.clip(limit, *PAIRS))
-    sides = _Sides(networks, manual, style, num_classes, max(12, pairs // 24), seed)
+    sides = _Sides(networks, manual, style, usual, num_classes, max(12, pairs // 24), seed)
     group_of = _groups(manual.people, seed)
     chosen = _choose_pairs(sides, group_of, pairs, np.random.default_rng(seed))
     networks_drawn = np.random.default_rng(seed + 1).choice(
@@ -270,11 +272,13 @@ class _Sides:
         networks: Networks,
         manual: Images,
         style: Tensor,
+        usual: Mapping[str, Usual],
         num_classes: int,
         recipes: int,
         seed: int,
     ) -> None:
         self.networks, self.classes, self.people = networks, num_classes, manual.people
+        self.usual = usual
         self.recipes = draw_recipes(recipes, len(networks.segmentation), networks.trained, seed)
         count, shape = len(manual.people), manual.image.shape[2:]
         self.size = measuring_size(shape)
@@ -303,7 +307,8 @@ class _Sides:
             )
             for i in range(len(images))
         ]
-        self.evidence = {name: torch.cat([each[name] for each in evidence]) for name in evidence[0]}
+        together = {name: torch.cat([each[name] for each in evidence]) for name in evidence[0]}
+        self.evidence = from_the_usual(together, usual["source"])
         self.segmented = dice_per_class(self.probabilities.argmax(1, keepdim=True), self.label, num_classes)
 
     def _made(
@@ -325,6 +330,7 @@ class _Sides:
         least = least.masked_fill(overlap.isnan(), torch.nan)
         found, (moving, fixed) = reduced(found, self.image[first], self.image[second])
         evidence = pair_evidence(found, moving, fixed, self.spacing[first])
+        evidence = from_the_usual(evidence, self.usual["source_to_source"])
         features = pair_features(self._evidence(first), self._evidence(second), evidence)
         return features, least.double().numpy()
 

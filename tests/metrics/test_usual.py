@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from crosswarp.metrics.usual import EXCUSED, are_of_people, excuse, learn_usual
+from crosswarp.metrics.usual import EXCUSED, are_of_people, from_the_usual, learn_usual
 
 
 def spread_about(middle, spread, count=101):
@@ -16,38 +16,46 @@ def spread_about(middle, spread, count=101):
     return torch.stack([middle + spread * steps, middle + 0.1 + spread * steps], 1)
 
 
-def test_what_is_usual_is_brought_to_what_was_fitted():
-    found = {"doubt": spread_about(0.15, 0.04), "volume": spread_about(1.0, 0.1)}
-    fitted = {"doubt": spread_about(0.1, 0.02), "volume": spread_about(0.5, 0.1)}
-    usual = learn_usual(found, fitted)
-    assert list(usual) == ["doubt"], "sizes are those of people"
-    assert usual["doubt"] == {"middle": [0.15, 0.25], "fitted": [0.1, 0.2], "slope": [0.5, 0.5]}
-    assert json.loads(json.dumps(usual)) == usual
-    brought = excuse({"doubt": torch.tensor([[0.15, 0.25], [0.19, 0.29], [0.35, 0.05]])}, usual)["doubt"]
-    expected = [[0.1, 0.2], [0.12, 0.22], [0.25, 0.05]]  # at most 0.1 less; nothing becomes worse
-    torch.testing.assert_close(brought, torch.tensor(expected, dtype=torch.float64), atol=1e-6, rtol=0)
-    unchanged = excuse({"doubt": found["doubt"]}, None)
-    assert torch.equal(unchanged["doubt"], found["doubt"])
+def numbers(*rows):
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+OWN = learn_usual({"doubt": spread_about(0.1, 0.05), "volume": spread_about(0.5, 0.1)})
+
+
+def test_evidence_is_measured_from_what_is_usual_for_the_class():
+    assert OWN == {"doubt": {"middle": [0.1, 0.2], "spread": [0.04, 0.04]}}, "sizes are those of people"
+    assert json.loads(json.dumps(OWN)) == OWN
+    found = from_the_usual(
+        {"doubt": numbers([0.1, 0.28], [0.06, torch.nan]), "volume": numbers([1.0, 2.0])}, OWN
+    )
+    torch.testing.assert_close(found["doubt"], numbers([0, 2], [-1, torch.nan]), equal_nan=True)
+    assert torch.equal(found["volume"], numbers([1.0, 2.0]))
+    least = learn_usual({"doubt": spread_about(0.1, 0.0)})
+    assert least["doubt"]["spread"] == [0.01, 0.01], "differences that mean nothing"
+
+
+def test_what_is_usual_for_the_other_modality_is_brought_to_what_is_usual_here():
+    other = learn_usual({"doubt": spread_about(0.15, 0.1)})
+    found = from_the_usual({"doubt": numbers([0.15, 0.25], [0.23, 0.33], [0.45, 0.05])}, OWN, other)["doubt"]
+    # half as steep: to 0.1, 0.14 and, by at most 0.1, from 0.45 to 0.35; nothing becomes worse
+    torch.testing.assert_close(found, numbers([0, 0], [1, 1], [6.25, -3.75]), atol=1e-6, rtol=0)
 
 
 def test_what_goes_far_beyond_the_usual_still_counts():
-    usual = learn_usual({"off_edges": spread_about(0.3, 0.9)}, {"off_edges": spread_about(0.05, 0.01)})
-    assert usual["off_edges"]["slope"] == pytest.approx([0.1, 0.1], abs=1e-3)
-    values = torch.tensor([[0.9, float("nan")], [1.6, 0.4]], dtype=torch.float64)
-    brought = excuse({"off_edges": values}, usual)["off_edges"]
-    assert brought[0, 0] == pytest.approx(0.05 + 0.6 / 10, abs=1e-3) and brought[0, 1].isnan()
-    assert brought[1, 0] == pytest.approx(1.6 - EXCUSED["off_edges"], abs=1e-3)
+    own, other = (learn_usual({"off_edges": spread_about(*each)}) for each in ((0.05, 0.01), (0.3, 0.9)))
+    found = from_the_usual({"off_edges": numbers([0.9, torch.nan], [1.6, 0.4])}, own, other)["off_edges"]
+    assert found[0, 0] == pytest.approx(0.6 / 10 / 0.05, abs=1e-3) and found[0, 1].isnan()
+    assert found[1, 0] == pytest.approx((1.6 - EXCUSED["off_edges"] - 0.05) / 0.05, abs=1e-3)
 
 
-def test_classes_that_were_never_found_are_excused_nothing():
-    found = spread_about(0.3, 0.1)
-    found[:, 1] = torch.nan
-    usual = learn_usual({"structure": found}, {"structure": spread_about(0.2, 0.1)})
-    assert usual["structure"]["middle"][1] is None
-    values = torch.tensor([[0.3, 0.7]], dtype=torch.float64)
-    torch.testing.assert_close(
-        excuse({"structure": values}, usual)["structure"], values - torch.tensor([[0.1, 0]])
-    )
+def test_classes_that_were_never_found_have_no_usual():
+    values = spread_about(0.3, 0.125)
+    values[:, 1] = torch.nan
+    usual = learn_usual({"structure": values})
+    assert usual["structure"] == {"middle": [0.3, None], "spread": [0.1, None]}
+    found = from_the_usual({"structure": numbers([0.4, 0.7])}, usual, usual)["structure"]
+    torch.testing.assert_close(found, numbers([1, 0.7 / 0.05]), msg="measured from 0, and nothing excused")
 
 
 def test_sizes_and_places_tell_whether_the_usual_is_right():
