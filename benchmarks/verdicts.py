@@ -2,11 +2,11 @@
 
     python benchmarks/verdicts.py --run runs/demo --pairs 2000
 
-The pairs are of the run's test images, a source and a target image, both ways: all as they are, and
-worsened ones, `--pairs` in all, at most a third as they are. What is done to an image is one of `crosswarp.training.worsened.IMAGES`,
-drawn anew, on its own grid; in some the networks are spoilt, too. Every pair goes the way of a user's. `dice`
-is the least of the registered manual label's and of both predicted labels', on the images' own grids,
-averaged over classes. Test labels are for this table alone.
+The pairs are of the run's test images, a source and a target image, both ways: as they are, at most a third
+of `--pairs`, and worsened. What is done to an image is one of `crosswarp.training.worsened.IMAGES`, drawn
+anew, on its own grid; in some the networks are spoilt, too. Every pair goes the way of a user's. `dice` is
+the least of the registered manual label's and of both predicted labels', on the images' own grids, averaged
+over classes. Test labels are for this table alone.
 """
 
 from __future__ import annotations
