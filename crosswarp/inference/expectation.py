@@ -95,11 +95,10 @@ def expected_pair(
     values, taken = expected_overlap(features, expectation)[0], costs(features, expectation)
     shown = ~np.isnan(features["disagreement"][0])
     result: dict[str, Any] = {"mean": None}
-    for number, value in enumerate(values):
-        own = {name: float(cost[0, number]) for name, cost in taken.items()}
-        result[str(number + 1)] = (
-            _bounded(value, own, expectation["interval"]["class"]) if shown[number] else None
-        )
+    for number, (value, table) in enumerate(zip(values, expectation["interval"]["classes"], strict=True)):
+        taken_of_it = {name: float(cost[0, number]) for name, cost in taken.items()}
+        known = shown[number] and table is not None
+        result[str(number + 1)] = _bounded(value, taken_of_it, table) if known else None
     if shown.any():
         mean = {name: float(cost[0, shown].mean()) for name, cost in taken.items()}
         result["mean"] = _bounded(values[shown].mean(), mean, expectation["interval"]["mean"])

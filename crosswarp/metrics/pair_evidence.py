@@ -39,8 +39,8 @@ References = Mapping[str, Any]
 UNITS: Mapping[str, float] = {
     "doubt": 0.5,
     "doubt_of_all": 0.5,
-    "disagreement": 0.5,
-    "disagreement_of_all": 0.5,
+    "disagreement": 0.01,
+    "disagreement_of_all": 0.01,
     "folds": 0.02,
     "inverse_error": 0.2,
     "strain": 0.05,
@@ -55,7 +55,7 @@ UNITS: Mapping[str, float] = {
     "structure": 0.5,
     "structure_of_all": 0.5,
 }
-WORST = ("doubt", "disagreement", "off_edges", "place", "structure")  # also of all classes the worst one's
+WORST = ("doubt", "off_edges", "place", "structure")  # also of all classes the worst one's
 MOST_POINTS = {2: 96, 3: 48}  # along an axis, of the grid on which all this is measured
 LEAST_SPREAD = {"volume": 0.08, "thickness": 0.05}  # between people, natural logarithm
 LEAST_PLACE_SPREAD = 0.04  # of distances between classes, as a share of their typical distance
@@ -248,6 +248,7 @@ def pair_features(
     found = {key: values.masked_fill(~seen, torch.nan) for key, values in found.items()}
     worst = torch.fmax(found["volume"], found["thickness"])
     of_all = {
+        "disagreement_of_all": found["disagreement"].nanmean(1),
         "size_of_all": _nanmax(worst, 1),
         **{f"{key}_of_all": _nanmax(found[key], 1) for key in WORST},
     }

@@ -4,7 +4,7 @@ Networks are less sure of a thin class than of a thick one, and all may be a lit
 than that of the manual labels, in pairs that are right. So evidence is measured from what is usual for the
 class; what is usual for the other modality is first brought to what is usual for that of the labels, within
 limits. Sizes and places never are: they are those of people in any modality, and tell where what is usual is
-wrong.
+wrong. Nor is the disagreement of labels, which is overlap itself.
 """
 
 from __future__ import annotations
@@ -19,14 +19,9 @@ from torch import Tensor
 Usual = Mapping[str, Mapping[str, list[float | None]]]
 
 # evidence that depends on class and modality, and the most that is excused of it in the other modality
-EXCUSED: Mapping[str, float] = {"doubt": 0.1, "off_edges": 1.0, "structure": 0.5, "disagreement": 0.1}
+EXCUSED: Mapping[str, float] = {"doubt": 0.1, "off_edges": 1.0, "structure": 0.5}
 # the least that is a difference from the usual
-LEAST_SPREAD: Mapping[str, float] = {
-    "doubt": 0.01,
-    "off_edges": 0.05,
-    "structure": 0.05,
-    "disagreement": 0.01,
-}
+LEAST_SPREAD: Mapping[str, float] = {"doubt": 0.01, "off_edges": 0.05, "structure": 0.05}
 LEAST_SLOPE = 0.1  # of what goes beyond the usual in the other modality, at least this part counts
 MOST_UNUSUAL = 3.0  # standard deviations of people, within which sizes and places are those of people
 

@@ -45,8 +45,9 @@ def fit_expectation(
 
     Returns:
         ``features``: name -> ``knots`` and ``weights``, see :func:`~..metrics.expectation.ramps`;
-        ``intercepts`` ``[G]``; ``interval``: for a single class (``class``) and the mean over classes
-        (``mean``), see :func:`~..metrics.expectation.interval`; ``fit``: what the cross-validation found.
+        ``intercepts`` ``[G]``; ``interval``: of the ``mean`` over classes, and of each of the ``classes``,
+        None for those without any overlap, see :func:`~..metrics.expectation.interval`; ``fit``: what the
+        cross-validation found.
 
     Raises:
         ValueError: for less than two groups.
@@ -66,7 +67,12 @@ def fit_expectation(
         np.where(known, each, 0)[counted].sum(1) / known[counted].sum(1) for each in (held_out, overlap)
     )
     model["interval"] = {
-        "class": conformal_bounds(held_out[known], overlap[known], coverage),
+        "classes": [
+            conformal_bounds(held_out[known[:, k], k], overlap[known[:, k], k], coverage)
+            if known[:, k].any()
+            else None
+            for k in range(overlap.shape[1])
+        ],
         "mean": conformal_bounds(expected, found, coverage),
     }
     error = np.abs(expected - found)
