@@ -22,6 +22,7 @@ Usual = Mapping[str, Mapping[str, list[float | None]]]
 EXCUSED: Mapping[str, float] = {"doubt": 0.1, "off_edges": 1.0, "structure": 0.5}
 # the least that is a difference from the usual
 LEAST_SPREAD: Mapping[str, float] = {"doubt": 0.01, "off_edges": 0.05, "structure": 0.05}
+SHARE = 0.75  # of what is usual in the other modality is its look; the rest is held to be error
 LEAST_SLOPE = 0.1  # of what goes beyond the usual in the other modality, at least this part counts
 MOST_UNUSUAL = 3.0  # standard deviations of people, within which sizes and places are those of people
 
@@ -67,7 +68,8 @@ def from_the_usual(
             theirs, their_spread = _columns(other[name])
             slope = (spread / their_spread).clamp(LEAST_SLOPE, 1)
             brought = torch.fmin(found, middle + (found - theirs) * slope)
-            brought = torch.fmax(brought, found - EXCUSED[name]).masked_fill(found.isnan(), torch.nan)
+            brought = torch.fmax(brought, found - EXCUSED[name])
+            brought = torch.lerp(found, brought, SHARE).masked_fill(found.isnan(), torch.nan)
         result[name] = (brought - torch.nan_to_num(middle)) / torch.nan_to_num(spread, nan=LEAST_SPREAD[name])
     return result
 

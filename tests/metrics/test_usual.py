@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from crosswarp.metrics.usual import EXCUSED, are_of_people, from_the_usual, learn_usual
+from crosswarp.metrics.usual import EXCUSED, SHARE, are_of_people, from_the_usual, learn_usual
 
 
 def spread_about(middle, spread, count=101):
@@ -39,14 +39,20 @@ def test_what_is_usual_for_the_other_modality_is_brought_to_what_is_usual_here()
     other = learn_usual({"doubt": spread_about(0.15, 0.1)})
     found = from_the_usual({"doubt": numbers([0.15, 0.25], [0.23, 0.33], [0.45, 0.05])}, OWN, other)["doubt"]
     # half as steep: to 0.1, 0.14 and, by at most 0.1, from 0.45 to 0.35; nothing becomes worse
-    torch.testing.assert_close(found, numbers([0, 0], [1, 1], [6.25, -3.75]), atol=1e-6, rtol=0)
+    brought = numbers([0.1, 0.2], [0.14, 0.24], [0.35, 0.05])
+    before = numbers([0.15, 0.25], [0.23, 0.33], [0.45, 0.05])
+    expected = (SHARE * brought + (1 - SHARE) * before - numbers([0.1, 0.2])) / 0.04
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
 def test_what_goes_far_beyond_the_usual_still_counts():
     own, other = (learn_usual({"off_edges": spread_about(*each)}) for each in ((0.05, 0.01), (0.3, 0.9)))
     found = from_the_usual({"off_edges": numbers([0.9, torch.nan], [1.6, 0.4])}, own, other)["off_edges"]
-    assert found[0, 0] == pytest.approx(0.6 / 10 / 0.05, abs=1e-3) and found[0, 1].isnan()
-    assert found[1, 0] == pytest.approx((1.6 - EXCUSED["off_edges"] - 0.05) / 0.05, abs=1e-3)
+    near, far = 0.05 + 0.6 / 10, 1.6 - EXCUSED["off_edges"]
+    for value, before, brought in ((found[0, 0], 0.9, near), (found[1, 0], 1.6, far)):
+        expected = (SHARE * brought + (1 - SHARE) * before - 0.05) / 0.05
+        assert value == pytest.approx(expected, abs=1e-3)
+    assert found[0, 1].isnan()
 
 
 def test_classes_that_were_never_found_have_no_usual():
