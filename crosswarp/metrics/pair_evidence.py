@@ -126,7 +126,8 @@ def learn_references(facts: Mapping[str, Tensor]) -> dict[str, Any]:
         }
     ways = facts["centre"][:, None] - facts["centre"][:, :, None]  # [N, from, to, D]
     mean, _, count = _moments(ways)
-    typical = ways.flatten(0, 2).square().sum(1).nanmean().sqrt().nan_to_num(1.0)
+    lengths = ways.square().sum(-1).sqrt()
+    typical = lengths[lengths > 0].mean().nan_to_num(1.0)  # of a single class there is no way to another
     apart = torch.where(ways.isnan(), 0.0, ways - mean)
     known = (~ways[..., 0].isnan()).double().sum(0)
     covariance = torch.einsum("nghi,nghj->ghij", apart, apart) / (known - 1).clamp(min=1)[..., None, None]

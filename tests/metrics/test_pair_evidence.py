@@ -100,6 +100,15 @@ def test_other_sizes_and_places_show_however_sure_the_networks_are(people):
     assert gone["doubt"][0, 1] == 1.0 and gone["doubt"][0, 0] == pytest.approx(0.04, abs=1e-5)
 
 
+def test_a_single_class_has_a_size_and_no_place():
+    image, label = shapes((48, 40), (2.0, 3.0), 3)
+    label = (label == 1).long()
+    facts = label_facts(image, label, lengths((2.0, 3.0)), 2)
+    references = learn_references({key: torch.cat([value] * 5) for key, value in facts.items()})
+    found = image_evidence(image, sure(label, 2), lengths((2.0, 3.0)), references, UNKNOWN)
+    assert found["volume"][0, 0] == pytest.approx(0, abs=1e-2) and found["place"].isnan().all()
+
+
 def test_pairs_that_fit_and_pairs_that_do_not(people):
     size, spacing, _ = people
     image, label = shapes(size, spacing, 20)
