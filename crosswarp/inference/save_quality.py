@@ -96,7 +96,7 @@ class SaveQualityd(MapTransform):
             quality["expected_overlap"] = expected_pair(
                 found,
                 images,
-                [Grid.of(each).resized(found.moving_to_fixed.shape[2:]) for each in (moving, fixed)],
+                [Grid.of(each).resized(found.moving_to_fixed.shape[2:]) for each in seen],
                 self.expectation,
                 [each.meta.get("spacing_known", True) for each in (moving, fixed)],
                 [each["appearance"] for each in quality["atypicality"].values()],
