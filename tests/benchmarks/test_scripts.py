@@ -14,6 +14,7 @@ import pytest
 import stages
 import torch
 import trust
+import verdicts
 
 from crosswarp.commands.cohort import cohort
 
@@ -29,6 +30,7 @@ def tiny(tmp_path_factory):
         target_val=2, target_test=2,
     )  # fmt: skip
     overrides = {f"{stage}#{key}": value for stage in chain.STAGES for key, value in SMALL.items()}
+    overrides["worsened_pairs"] = 96
     out = folder / "chain.json"
     figures = chain.main(datalist=str(data), seeds=1, folder=str(folder), out=str(out), **overrides)
     assert json.loads(out.read_text()) == json.loads(json.dumps(figures))
@@ -129,6 +131,18 @@ def test_trust(tiny):
     for row in figures["exactness"]:
         assert row["inverse mm"] < 2  # an epoch of one step hardly moves anything
         assert row["flipped, apart px"] == row["turned, apart px"] == "0.000, 0.000"
+
+
+def test_verdicts(tiny):
+    folder, _, _ = tiny
+    out = folder / "verdicts.json"
+    figures = verdicts.main(str(folder / "seed_0"), pairs=15, out=str(out))
+    rows = {row["pairs"]: row for row in figures["rows"]}
+    measured = json.loads(out.read_text())["measured"]
+    assert len(measured) == 15 and sum(row["kind"] == "as it is" for row in measured) >= 5
+    assert all(row["dice"] <= row["registered"] + 1e-6 for row in measured if row["dice"] == row["dice"])
+    assert all(row["ok"] + row["check"] + row["failed"] == row["n"] for row in rows.values())
+    assert rows["as it is"]["n"] == 5 and 0 <= rows["all"]["coverage"] <= 1
 
 
 def test_epochs_fill_a_budget():
