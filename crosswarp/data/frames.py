@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform
 from monai.utils import MetaKeys
 
-from ..spatial.frame import frame_of, middle_of_content, see
+from ..spatial.frame import Box, content, frame_of, part, see
 from ..spatial.grid import Grid, Matrix
 from .datalist import SIDES
 
@@ -24,19 +24,39 @@ def frame_of_image(
     turn: Matrix | None = None,
     **more: Any,
 ) -> Grid:
-    """Return the frame in which networks see an image: about the middle of what it shows.
+    """Return the frame in which networks see an image: about its middle.
 
     Args:
-        image: ``[C, *spatial]``, its axes ordered as those of the networks.
+        image: ``[C, *spatial]``, its axes ordered as those of the networks; see :func:`shown`.
         spatial_size: points of the frame along each axis.
         spacing: mm along each axis; None, or an image that does not state its own, for its whole extent.
         turn: see :func:`~crosswarp.spatial.frame.frame_of`, as all else.
         more: further arguments of that.
     """
-    grid = Grid.of(image)
-    if spacing is None or not image.meta.get("spacing_known", True):
-        return frame_of(grid, spatial_size, None, turn, **more)
-    return frame_of(grid, spatial_size, spacing, turn, **{"centre": middle_of_content(image, grid)} | more)
+    in_mm = spacing is not None and image.meta.get("spacing_known", True)
+    return frame_of(Grid.of(image), spatial_size, spacing if in_mm else None, turn, **more)
+
+
+def shown(image: MetaTensor, spacing: Sequence[float] | None) -> Box:
+    """Return the part of an image that is looked at: no margins of one value, where lengths are known."""
+    in_mm = spacing is not None and image.meta.get("spacing_known", True)
+    return content(image) if in_mm else tuple(slice(0, size) for size in image.shape[1:])
+
+
+def cut(image: MetaTensor, box: Box) -> MetaTensor:
+    """Return a part of an image ``[C, *spatial]``, in its place."""
+    grid = part(Grid.of(image), box)
+    return MetaTensor(
+        image.as_tensor()[(slice(None), *box)],
+        meta={**image.meta, MetaKeys.AFFINE: ras_affine(grid)},
+        applied_operations=image.applied_operations,
+    )
+
+
+def ras_affine(grid: Grid) -> torch.Tensor:
+    """Return the affine of a grid as MetaTensors have it, to mm in RAS, ``[D + 1, D + 1]``, float64."""
+    flip = np.diag([-1.0, -1.0, *[1.0] * (grid.dims - 1)])
+    return torch.as_tensor(flip @ grid.affine, dtype=torch.float64)
 
 
 def mirroring(dims: int) -> Matrix:
@@ -47,20 +67,17 @@ def mirroring(dims: int) -> Matrix:
 def on_frame(image: MetaTensor, frame: Grid, mode: str = "linear") -> MetaTensor:
     """Return an image as it lies on a frame, with the affine of that."""
     seen = see(image, Grid.of(image), frame, mode)
-    flip = np.diag([-1.0, -1.0, *[1.0] * (frame.dims - 1)])  # MetaTensors lie in RAS
-    affine = torch.as_tensor(flip @ frame.affine, dtype=torch.float64)
-    return MetaTensor(
-        seen, meta={**image.meta, MetaKeys.AFFINE: affine}, applied_operations=image.applied_operations
-    )
+    meta = {**image.meta, MetaKeys.AFFINE: ras_affine(frame)}
+    return MetaTensor(seen, meta=meta, applied_operations=image.applied_operations)
 
 
 class Framed(MapTransform, InvertibleTransform):
     """Show images on the networks' grid: of a spacing in mm, about the middle of what the first one shows.
 
     Nothing is stretched: what does not fill the frame is continued by its border, and what does not fit is
-    left out. Without a spacing, and for files that do not state theirs, the whole extent is stretched onto
-    the grid instead. Images are smoothed where the grid is coarser. Inverted, the frame comes back onto the
-    image's own grid.
+    left out. Margins of one value show nothing. Without a spacing, and for files that do not state theirs,
+    the whole extent is stretched onto the grid instead. Images are smoothed where the grid is coarser.
+    Inverted, the frame comes back onto the image's own grid.
 
     Args:
         keys: images ``[C, *spatial]`` on one grid, whose axes are ordered as the networks have them.
@@ -90,13 +107,15 @@ class Framed(MapTransform, InvertibleTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Show the images of an item on their frame."""
         result, frame = dict(data), None
+        box: Box = ()
         for key in self.key_iterator(result):
             image = result[key]
             if frame is None:
                 mirrored = self.mirrored_side is not None and result.get("side") == self.mirrored_side
                 turn = mirroring(image.ndim - 1) if mirrored else None
-                frame = frame_of_image(image, self.spatial_size, self.spacing, turn)
-            result[key] = on_frame(image, frame, self.modes)
+                box = shown(image, self.spacing)
+                frame = frame_of_image(cut(image, box), self.spatial_size, self.spacing, turn)
+            result[key] = on_frame(cut(image, box), frame, self.modes)
             own = {"shape": tuple(image.shape[1:]), "affine": np.asarray(image.affine).tolist()}
             self.push_transform(result[key], extra_info=own)
         return result

@@ -18,9 +18,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, allow_missing_keys_mode
 from torch import Tensor, nn
 
-from ..data.frames import frame_of_image, mirroring, on_frame
+from ..data.frames import cut, frame_of_image, mirroring, on_frame, shown
 from ..metrics.typicality import Statistics, atypicality, shape_features
-from ..spatial.frame import middle_of_content
 from ..spatial.grid import Grid, Matrix
 
 POSES = ("as_is", "auto", "mirrored", "turned_90", "turned_180", "turned_270", "inverted")
@@ -37,7 +36,7 @@ class Pose:
         turn: directions of the frame's axes in those of the networks, as columns, ``[D, D]``, orthogonal.
         inverted: whether bright is dark.
         scale: how much larger than the training's the anatomy is, where lengths are not known.
-        centre: middle of the frame, ``[D]``, mm; None for that of what the image shows.
+        centre: middle of the frame, ``[D]``, mm; None for that of the image.
     """
 
     turn: Matrix
@@ -123,7 +122,8 @@ class PoseSearch:
         inverted: whether inverted grey values are tried.
         kept: so many of the likeliest are looked at more closely.
         margin: plausibility by which a pose has to be ahead of all others to be certain.
-        gain: confidence by which a tilt, shift or size has to be ahead, to be worth it.
+        gain: confidence by which a tilt or size has to be ahead. Where an image is seen less tilted by some
+            degrees, the network is hardly more right for being a little more confident.
         batch_size: images in a pass.
     """
 
@@ -139,7 +139,7 @@ class PoseSearch:
         inverted: bool = True,
         kept: int = 2,
         margin: float = 0.002,
-        gain: float = 0.01,
+        gain: float = 0.05,
         batch_size: int = 16,
     ) -> None:
         if turns not in (None, "none", "right_angles"):
@@ -166,27 +166,27 @@ class PoseSearch:
         best = sorted(first, key=lambda each: -each.score)[: self.kept]
         found = best
         if view.is_large():
-            plain = [self.aligned(each, view, modality)[0] for each in best]
+            plain = [self.about_anatomy(each, view, modality) for each in best]
             found = self.judged(view, plain, modality)
         winner = max(found, key=lambda each: each.score)
         others = (each for each in found if not each.pose.alike(winner.pose))
         near = [each.pose for each in others if each.score > winner.score - self.margin]
-        closer = self.aligned(winner, view, modality)
-        closer += [
+        if winner.confidence > 1 - self.gain:
+            return winner.pose, near
+        closer = [
             replace(winner.pose, turn=winner.pose.turn @ turn_by(tilt, view.dims)) for tilt in self.tilts
         ]
         if not view.in_mm:
             closer += [replace(winner.pose, scale=scale) for scale in self.scales]
-        better = max(self.judged(view, closer, modality), key=lambda each: each.confidence)
+        better = max(self.judged(view, closer, modality), key=lambda each: each.confidence, default=winner)
         if better.confidence > winner.confidence + self.gain:
-            last = self.judged(view, self.aligned(better, view, modality), modality)
-            winner = max((better, *last), key=lambda each: each.confidence)
+            winner = better
         return winner.pose, near
 
     def located(self, view: View, pose: Pose, modality: str) -> Pose:
         """Return a pose with its frame laid about the anatomy."""
         (found,) = self.judged(view, [pose], modality, view.search_size())
-        return self.aligned(found, view, modality)[0]
+        return self.about_anatomy(found, view, modality)
 
     def judged(
         self, view: View, poses: Sequence[Pose], modality: str, size: Sequence[int] | None = None
@@ -234,36 +234,20 @@ class PoseSearch:
         unusual = None if shape is None else atypicality(shape_features(probabilities), shape)
         return sure if unusual is None else sure - UNUSUAL * (unusual - 1).clamp(min=0, max=9)
 
-    def aligned(self, found: Judged, view: View, modality: str) -> list[Pose]:
-        """Return a pose shifted so that what was found lies where the training's lay, and shifted and turned.
-
-        The turn is that which brings the classes' centres nearest to where they are expected (Kabsch, 1976).
-        Without statistics the frame is laid about all that was found, and not turned.
-        """
+    def about_anatomy(self, found: Judged, view: View, modality: str) -> Pose:
+        """Return a pose whose frame has what was found where the training had it, or in its middle."""
         features, dims = shape_features(found.probabilities[None])[0].double().numpy(), view.dims
         seen = np.exp(features[:, 0]) > 2e-4  # the share of the frame that a class has
         if not seen.any():
-            return [found.pose, found.pose]
+            return found.pose
         mean = self.statistics.get(modality, {"shape": {"mean": None}})["shape"]["mean"]
         expected = features * 0 + 0.5 if mean is None else np.array(mean)
         weights = np.exp((features if mean is None else expected)[seen, 0])
-        weights = (weights / weights.sum())[:, None]
-        there = found.frame.fractions_to_mm(features[seen, 1 : 1 + dims])
+        weights = weights / weights.sum()
         usual = view.frame(found.pose)
-        wanted = usual.fractions_to_mm(expected[seen, 1 : 1 + dims])
-        middles = [(weights * each).sum(0) for each in (there, wanted)]
-        frame_middle = usual.fractions_to_mm(np.full(dims, 0.5))
-        shifted = replace(found.pose, centre=middles[0] + frame_middle - middles[1])
-        left, sizes, right = np.linalg.svd((weights * (there - middles[0])).T @ (wanted - middles[1]))
-        if mean is None or sizes[0] <= 1e-9:
-            return [shifted, shifted]
-        signs = np.ones(dims)
-        signs[-1] = np.sign(np.linalg.det(left @ right))
-        turn = (left * signs) @ right  # of the body, from where it is expected to where it was found
-        axes = usual.affine[:-1, :-1] / usual.spacing
-        turned = found.pose.turn @ (axes.T @ turn @ axes)
-        centre = middles[0] + turn @ (frame_middle - middles[1])
-        return [shifted, replace(found.pose, turn=turned, centre=centre)]
+        there = weights @ found.frame.fractions_to_mm(features[seen, 1 : 1 + dims])
+        wanted = weights @ usual.fractions_to_mm(expected[seen, 1 : 1 + dims])
+        return replace(found.pose, centre=usual.fractions_to_mm(np.full(dims, 0.5)) + there - wanted)
 
 
 def confidence(probabilities: Tensor) -> Tensor:
@@ -293,7 +277,7 @@ class View:
     """An image, and what its frame is like.
 
     Attributes:
-        image: ``[C, *spatial]``, on its own grid.
+        image: ``[C, *spatial]``, what is shown of it, see :func:`~crosswarp.data.frames.shown`.
         spatial_size: points of the frame.
         spacing: of the frame, mm; None for the image's whole extent.
     """
@@ -332,9 +316,8 @@ class View:
         """How often the frame fits into the image along its longest axis and each other, ``[D]``."""
         if not self.in_mm:
             return np.ones(self.dims)
-        grid = Grid.of(self.image)
-        reach = np.abs(grid.corners - middle_of_content(self.image, grid)).max(0)
-        return 2 * reach / (np.asarray(self.spacing) * np.asarray(self.spatial_size))
+        reach = np.ptp(Grid.of(self.image).corners, axis=0)
+        return reach / (np.asarray(self.spacing) * np.asarray(self.spatial_size))
 
     def is_large(self) -> bool:
         """Whether much of the image lies beyond its frame."""
@@ -382,7 +365,8 @@ class PosedFramesd(MapTransform):
         """Show the images of an item."""
         result = dict(data)
         for key, modality, wanted in self.key_iterator(result, self.modalities, self.poses):
-            view = View(result[key], self.spatial_size, self.spacing)
+            image = cut(result[key], shown(result[key], self.spacing))
+            view = View(image, self.spatial_size, self.spacing)
             rivals: list[Pose] = []
             if wanted == "auto":
                 pose, rivals = self.search.find(view, modality)

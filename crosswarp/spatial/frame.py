@@ -19,6 +19,8 @@ from .grid import Grid, Matrix
 from .maps import compose, identity_map
 from .sampling import as_float32, sample
 
+Box = tuple[slice, ...]
+
 
 def frame_of(
     grid: Grid,
@@ -74,14 +76,16 @@ def body_axes(grid: Grid) -> Matrix:
     return axes
 
 
-def middle_of_content(image: torch.Tensor, grid: Grid) -> Matrix:
-    """Return the middle of an image without margins of one and the same value, ``[D]``, mm.
+def content(image: torch.Tensor) -> Box:
+    """Return the box that is left of an image without margins of one and the same value.
 
     Args:
         image: ``[C, *spatial]``.
-        grid: of the image.
+
+    Returns:
+        a slice for each axis; the whole axis where nothing is left, or no more than one point.
     """
-    plain, middle = as_float32(image), []
+    plain, box = as_float32(image), []
     for axis in range(1, plain.ndim):
         others = [each for each in range(1, plain.ndim) if each != axis]
         low, high = plain.amin(others), plain.amax(others)  # [C, size]
@@ -89,8 +93,15 @@ def middle_of_content(image: torch.Tensor, grid: Grid) -> Matrix:
         for edge in (0, -1):  # an edge of one value, and all beside it that is no different
             inside = ((low != low[:, [edge]]) | (high != low[:, [edge]])).any(0).nonzero()
             ends.append(inside[edge].item() if len(inside) else (plain.shape[axis] - 1) * -edge)
-        middle.append(sum(ends) / 2 if ends[0] <= ends[1] else (plain.shape[axis] - 1) / 2)
-    return grid.to_mm(np.array(middle))
+        box.append(slice(ends[0], ends[1] + 1) if ends[0] < ends[1] else slice(0, plain.shape[axis]))
+    return tuple(box)
+
+
+def part(grid: Grid, box: Box) -> Grid:
+    """Return the grid of a part of an image, a slice of step 1 for each axis."""
+    affine = grid.affine.copy()
+    affine[:-1, -1] = grid.to_mm(np.array([each.start for each in box], np.float64))
+    return Grid(tuple(each.stop - each.start for each in box), affine)
 
 
 def change_of_grid(grid: Grid, other: Grid) -> torch.Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, Resize
+from monai.transforms import Compose, Invertd, Pad, Resize
 from numpy.testing import assert_allclose
 
 from crosswarp.data import Framed
@@ -64,3 +64,17 @@ def test_one_side_is_mirrored(side, mirrored_side) -> None:
 def test_another_side_is_refused() -> None:
     with pytest.raises(ValueError, match="mirrored_side of"):
         Framed("image", [4, 4], None, "up")
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_what_a_scanner_pads_changes_nothing(value) -> None:
+    image = image_of((30, 41), (0.9, 1.3))
+    item = {"image": image, "label": MetaTensor((image > 0.5).float(), meta=image.meta)}
+    padded = {
+        key: Pad([(0, 0), (7, 2), (0, 11)], constant_values=value * (key == "image"))(each)
+        for key, each in item.items()
+    }
+    framed = Framed(["image", "label"], [32, 32], [1.2, 1.2])
+    for key, each in framed(padded).items():
+        torch.testing.assert_close(each.as_tensor(), framed(item)[key].as_tensor())
+        assert Grid.of(each).same_place(Grid.of(framed(item)[key]))

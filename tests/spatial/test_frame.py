@@ -5,7 +5,7 @@ from numpy.testing import assert_allclose
 from scipy.ndimage import affine_transform
 
 from crosswarp.spatial import identity_map
-from crosswarp.spatial.frame import body_axes, frame_of, middle_of_content, on_images, see
+from crosswarp.spatial.frame import body_axes, content, frame_of, on_images, part, see
 from crosswarp.spatial.grid import Grid
 
 
@@ -62,17 +62,18 @@ def test_every_axis_of_the_body_is_taken_once() -> None:
 
 
 @pytest.mark.parametrize("margins", [((0, 0), (0, 0)), ((5, 0), (2, 7)), ((1, 1), (0, 3))])
-def test_margins_of_one_value_do_not_shift_the_middle(margins) -> None:
+def test_margins_of_one_value_show_nothing(margins) -> None:
     inside = torch.rand(2, 9, 12)
     padded = torch.nn.functional.pad(inside, [n for pair in reversed(margins) for n in pair], value=0.25)
-    grid = grid_of(padded.shape[1:], (1.0, 2.0), origin=(0, 0))
-    starts = np.array([pair[0] for pair in margins])
-    assert_allclose(middle_of_content(padded, grid), (starts + [4, 5.5]) * [1, 2])
+    starts = [pair[0] for pair in margins]
+    box = tuple(slice(start, start + size) for start, size in zip(starts, (9, 12), strict=True))
+    assert content(padded) == box
+    grid = grid_of(padded.shape[1:], (1.0, 2.0), turned(10))
+    assert_allclose(part(grid, box).to_mm(np.array([3.0, 2.0])), grid.to_mm(np.array(starts) + [3.0, 2.0]))
 
 
-def test_an_image_of_one_value_has_the_middle_of_its_grid() -> None:
-    grid = grid_of((5, 8), (1.0, 1.0), origin=(0, 0))
-    assert_allclose(middle_of_content(torch.ones(1, 5, 8), grid), [2, 3.5])
+def test_an_image_of_one_value_is_whole() -> None:
+    assert content(torch.ones(1, 5, 8)) == (slice(0, 5), slice(0, 8))
 
 
 @pytest.mark.parametrize(
