@@ -114,7 +114,7 @@ def test_in_a_large_image_the_anatomy_is_found_first() -> None:
     network.calls = 0
     seen = posed({"moving_input": large})["moving_input"]
     assert network.calls == 1
-    assert (seen - figure()).abs().mean() < 0.05
+    assert (seen - figure()).abs().mean() < 0.06  # within two points
     posed({"moving_input": figure()})
     assert network.calls == 1  # what fits is not searched
 
