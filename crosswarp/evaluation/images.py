@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from math import lcm
 from pathlib import Path
@@ -114,16 +115,16 @@ class EvaluatedImages:
             the images by `"source"` and `"target"`, and the pairs of them.
         """
         images = {
-            "source": self._images("source", lambda path: runner.prepare(path, "moving")),
-            "target": self._images("target", lambda path: runner.prepare(path, "fixed")),
+            "source": self._images("source", partial(runner.prepare, key="moving")),
+            "target": self._images("target", partial(runner.prepare, key="fixed")),
         }
         return images, [(images["source"][i], images["target"][j]) for i, j in self.pairs()]
 
-    def _images(self, modality: str, prepare: Callable[[str], dict[Any, Any]]) -> list[MeasuredImage]:
+    def _images(self, modality: str, prepare: Callable[..., dict[Any, Any]]) -> list[MeasuredImage]:
         images = []
         samples = (each for batch in self.loaders[modality] for each in decollate_batch(batch))
         for name, record, labelled in zip(self.names[modality], self.records[modality], samples, strict=True):
-            item = prepare(record["image"])
+            item = prepare(record["image"], side=record.get("side"))
             image, points = item["image"], self._landmarks(record)
             grid = Grid.of(image)
             label = labelled.get("label")

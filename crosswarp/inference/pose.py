@@ -155,14 +155,20 @@ class PoseSearch:
         turns = all_turns(dims) if several else [np.eye(dims)]
         return [Pose(turn, each) for each in ([False, True] if self.inverted else [False]) for turn in turns]
 
-    def find(self, view: View, modality: str) -> tuple[Pose, list[Pose]]:
+    def find(self, view: View, modality: str, mirrored: bool | None = None) -> tuple[Pose, list[Pose]]:
         """Return the likeliest pose of an image, and others that are about as likely.
 
         Args:
             view: the image and the size of its frame.
             modality: ``"source"`` or ``"target"``.
+            mirrored: whether it shows the other side, where that is known.
         """
-        first = self.judged(view, self.poses(view.dims), modality, view.search_size())
+        poses = [
+            each for each in self.poses(view.dims) if mirrored in (None, bool(np.linalg.det(each.turn) < 0))
+        ]
+        if not poses:  # turns are not tried
+            poses = [replace(each, turn=mirroring(view.dims)) for each in self.poses(view.dims)]
+        first = self.judged(view, poses, modality, view.search_size())
         best = sorted(first, key=lambda each: -each.score)[: self.kept]
         found = best
         if view.is_large():
@@ -343,6 +349,8 @@ class PosedFramesd(MapTransform):
         search: searches, and finds the anatomy in images that are much larger than the frame.
         spatial_size: points of the frame along each axis.
         spacing: mm along each axis; None for the whole extent of the image.
+        mirrored_side: ``"left"`` or ``"right"``, whose images are seen mirrored, as in training. Of which
+            side an image is, ``<key>_side`` of an item says, or the metadata of a DICOM image.
     """
 
     def __init__(
@@ -353,8 +361,10 @@ class PosedFramesd(MapTransform):
         search: PoseSearch,
         spatial_size: Sequence[int],
         spacing: Sequence[float] | None = None,
+        mirrored_side: str | None = None,
     ) -> None:
         super().__init__(keys)
+        self.mirrored_side = mirrored_side
         self.modalities, self.poses, self.search = tuple(modalities), tuple(poses), search
         self.spatial_size, self.spacing = list(spatial_size), spacing
         for pose in poses:
@@ -365,19 +375,25 @@ class PosedFramesd(MapTransform):
         """Show the images of an item."""
         result = dict(data)
         for key, modality, wanted in self.key_iterator(result, self.modalities, self.poses):
+            if f"{result.get('alone')}_input" in self.keys and not key.startswith(result["alone"]):
+                wanted = "as_is"  # it stands in for an image that there is not
             image = cut(result[key], shown(result[key], self.spacing))
             view = View(image, self.spatial_size, self.spacing)
+            side = result.get(f"{key}_side") or image.meta.get("side")
+            mirrored = side == self.mirrored_side if side and self.mirrored_side else None
+            usual = mirroring(view.dims) if mirrored else np.eye(view.dims)
             rivals: list[Pose] = []
             if wanted == "auto":
-                pose, rivals = self.search.find(view, modality)
+                pose, rivals = self.search.find(view, modality, mirrored)
             else:
                 pose = named_pose(wanted, view.dims)
+                pose = replace(pose, turn=usual @ pose.turn)
                 if view.is_large():
                     pose = self.search.located(view, pose, modality)
             result[key] = view.seen(pose, view.frame(pose))
-            words = pose.words()
-            side = " (the other side?)" if np.linalg.det(pose.turn) < 0 else ""
-            result[f"{key}_pose"] = f"is seen {words}{side}" if words else ""
+            words = replace(pose, turn=usual.T @ pose.turn).words()
+            other = " (the other side?)" if words.startswith("mirrored") else ""
+            result[f"{key}_pose"] = f"is seen {words}{other}" if words else ""
             doubts = [each.words() or "as those of the training" for each in rivals]
             result[f"{key}_doubt"] = f"may as well lie {' or '.join(doubts)}" if doubts else ""
         return result

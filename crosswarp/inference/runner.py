@@ -168,11 +168,12 @@ class Runner:
         return network.eval().requires_grad_(False)
 
     @plain_input_errors()
-    def preprocess(self, images: Mapping[str, Image]) -> Item:
+    def preprocess(self, images: Mapping[str, Image], side: str | None = None) -> Item:
         """Run the config's preprocessing, its loaders on files and images in memory alike.
 
         Args:
             images: ``moving`` and ``fixed``; a single one stands for both.
+            side: of the person, ``"left"`` or ``"right"``, that a single one shows, where it is known.
 
         Raises:
             ValueError: naming all faults of the images.
@@ -205,7 +206,9 @@ class Runner:
         if faults:
             raise ValueError("\n".join(sorted(faults)))
         if len(images) == 1:
-            item = dict.fromkeys(("moving", "fixed"), item[next(iter(images))])
+            (alone,) = images
+            item = dict.fromkeys(("moving", "fixed"), item[alone]) | {"alone": alone}
+            item |= {f"{name}_side": side for name in INPUTS if side is not None}
         return Compose([transform for transform in self.transforms if transform not in loaders])(item)
 
     def _faults(self, key: str, image: MetaTensor | None, modality: str) -> list[str]:
@@ -226,19 +229,20 @@ class Runner:
             faults.append(f"{key}: Expected an image, got {image.min().item():g} at every point.")
         return faults
 
-    def prepare(self, image: Image, key: str) -> Item:
+    def prepare(self, image: Image, key: str, side: str | None = None) -> Item:
         """Prepare a single image, for any number of pairs; see :meth:`pair`.
 
         Args:
             image: as for :meth:`preprocess`.
             key: what it will be in pairs, ``"moving"`` or ``"fixed"``.
+            side: see :meth:`preprocess`.
 
         Returns:
             what :meth:`preprocess` makes of it, without the image on its own grid; ``image`` is what the
             network is given of it, ``[C, *spatial]``.
         """
         keys = ("moving", "fixed")
-        item, other = self.preprocess({key: image}), keys[1 - keys.index(key)]
+        item, other = self.preprocess({key: image}, side), keys[1 - keys.index(key)]
         own = {name: value for name, value in item.items() if name != key and not str(name).startswith(other)}
         return own | {"image": self.network_input(item, keys.index(key))}
 

@@ -50,7 +50,7 @@ def test_the_cohort_is_a_sound_datalist_with_spacing(tmp_path):
     datalist = load_datalist(path)
     check_datalist(datalist)
     assert datalist.label_names == ["background", "femur", "tibia", "fibula"]
-    assert datalist.spatial_size == [32, 32] and datalist.spacing == [210 / 32] * 2
+    assert datalist.spatial_size == [32, 32] and datalist.spacing == [180 / 32] * 2
     counts = {
         modality.name: [
             len(modality.records(s)) for s in ("train_labelled", "train_unlabelled", "val", "test")

@@ -119,6 +119,31 @@ def test_in_a_large_image_the_anatomy_is_found_first() -> None:
     assert network.calls == 1  # what fits is not searched
 
 
+@pytest.mark.parametrize(("side", "wanted"), product(("left", "right", None), ("as_is", "auto")))
+def test_a_known_side_is_seen_as_the_other_and_is_nothing_unusual(side: str | None, wanted: str) -> None:
+    left = changed(named_pose("mirrored", 2), figure())
+    item = {"moving_input": left if side == "left" else figure(), "moving_input_side": side}
+    posed = PosedFramesd(
+        ["moving_input"], ["target"], [wanted], search()[0], [SIZE, SIZE], [1.0, 1.0], "left"
+    )
+    seen = posed(item)
+    assert seen["moving_input_pose"] == "" == seen["moving_input_doubt"]
+    assert (seen["moving_input"] - posed({"moving_input": figure()})["moving_input"]).abs().mean() < 0.02
+
+
+def test_what_stands_in_for_a_missing_image_is_not_searched() -> None:
+    finder, network = search()
+    posed = PosedFramesd(
+        ["moving_input", "fixed_input"], ["target"] * 2, ["auto"] * 2, finder, [SIZE, SIZE], [1.0, 1.0]
+    )
+    calls = []
+    for alone in ({"alone": "moving"}, {}):
+        network.calls = 0
+        posed({"moving_input": figure(), "fixed_input": figure()} | alone)
+        calls.append(network.calls)
+    assert 2 * calls[0] == calls[1]
+
+
 def test_where_lengths_are_unknown_sizes_are_tried() -> None:
     small = figure(size=70)  # shows more
     small.meta["spacing_known"] = False
