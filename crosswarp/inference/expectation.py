@@ -60,7 +60,8 @@ def expected_pair(
     Returns:
         for the ``mean`` over classes, and for each class by its number, ``value``, the bounds ``low`` and
         ``high`` of its interval and ``because``, what takes most from it; None for a class that neither image
-        shows, and for the mean where there is no class at all.
+        shows, and for the mean where there is no class at all. ``untrusted`` are the modalities most of whose
+        images the networks give sizes or places that people do not have: they have learnt something else.
     """
     in_mm, references = expectation["in_mm"], expectation["references"]
     spacing = [
@@ -94,7 +95,7 @@ def expected_pair(
     features = pair_features(of_moving, of_fixed, of_pair)
     values, taken = expected_overlap(features, expectation)[0], costs(features, expectation)
     shown = ~np.isnan(features["disagreement"][0])
-    result: dict[str, Any] = {"mean": None}
+    result: dict[str, Any] = {"untrusted": sorted({*modalities} - usual.keys()), "mean": None}
     for number, (value, table) in enumerate(zip(values, expectation["interval"]["classes"], strict=True)):
         taken_of_it = {name: float(cost[0, number]) for name, cost in taken.items()}
         known = shown[number] and table is not None
@@ -131,7 +132,7 @@ def in_words(expected: Mapping[str, Any] | None, worth_naming: float = 0.8) -> s
     classes = [
         f"class {key} {value['value']:.2f}"
         for key, value in expected.items()
-        if key != "mean" and value is not None and value["value"] < worth_naming
+        if key.isdigit() and value is not None and value["value"] < worth_naming
     ]
     words = f"expected overlap {mean['value']:.2f}, {mean['low']:.2f} to {mean['high']:.2f}"
     return "; ".join([words, *classes])

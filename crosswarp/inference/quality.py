@@ -193,7 +193,13 @@ def judge_expectation(
     verdict, reasons = 0, []
     for key, value in (expected or {}).items():
         name = "expected_overlap" if key == "mean" else "expected_class_overlap"
-        if name not in limits or value is None:
+        if key == "untrusted" and value and "expected_overlap" in limits:
+            verdict = 2
+            reasons.append(
+                f"the networks give most {' and '.join(value)} images of the training sizes or places of the "
+                "classes that the labelled people have not"
+            )
+        if name not in limits or value is None or key == "untrusted":
             continue
         soft, hard = limits[name]
         level = 2 if not value["high"] >= hard else 1 if not value["low"] >= soft else 0

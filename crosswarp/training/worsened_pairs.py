@@ -32,7 +32,7 @@ from ..spatial.grid import Grid
 from .expectation import fit_expectation
 from .worsened import Recipe, draw_recipes, spoilt, worsen_images, worsen_predictions
 
-PAIRS = (240, 2000)  # fewest and most, by the size of the grid
+PAIRS = (300, 3000)  # fewest and most, by the size of the grid
 POINTS = 2**25  # of the networks' grids of all pairs, on a CPU
 SPOILT = (0.05, 0.1, 0.15, 0.25, 0.4)  # noise on the weights of networks, in standard deviations
 BATCH = 2**17  # points of the networks' grid in a batch

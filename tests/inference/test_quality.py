@@ -167,6 +167,9 @@ def test_with_an_expectation_its_interval_decides():
     assert word == "check" and reasons[0].startswith("overlap of class 1 of 0.60 to be expected")
     word, reasons = judge(good | {"expected_overlap": expected((0.2, 0.1, 0.45), (0.2, 0.1, 0.45))})
     assert word == "failed" and "0.45 at the most, below 0.5" in reasons[0]
+    word, reasons = judge(good | {"expected_overlap": {"untrusted": ["target"], **sure}})
+    assert word == "failed" and reasons[0].startswith("the networks give most target images of the training")
+    assert judge(good | {"expected_overlap": {"untrusted": [], **sure}}) == ("ok", [])
     nothing = expected((float("nan"),) * 3, None)
     assert judge(good | {"expected_overlap": nothing})[0] == "failed", "NaN does not pass for good"
 

@@ -135,7 +135,9 @@ def test_reasons_are_named_and_what_nobody_shows_is_not_expected(people, fitted)
     assert text.startswith(f"expected overlap {one['mean']['value']:.2f}, ") and "; class 2 0." in text
     nothing = 0 * first[0] + 0.2, first[1]
     none, _ = judged(people, fitted, nothing, nothing)
-    assert none == {"mean": None, "1": None, "2": None} and in_words(none) is None
+    assert none == {"untrusted": [], "mean": None, "1": None, "2": None} and in_words(none) is None
+    wrong = fitted | {"usual": {key: fitted["usual"][key] for key in ("source", "source_to_source")}}
+    assert judged(people, wrong, first, second)[0]["untrusted"] == ["target"]
 
 
 def test_what_is_usual_for_the_target_is_learnt_unless_it_is_not_of_people(people, fitted):
