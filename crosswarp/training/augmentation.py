@@ -124,7 +124,7 @@ class RandomFieldOfView:
         keys: Sequence[str] = ("image", "label"),
         smallest: float = 0.5,
         dark: float = 0.5,
-        probability: float = 0.5,
+        probability: float = 0.3,
     ) -> None:
         if not 0 < smallest <= 1:
             raise ValueError(f"Expected a smallest share above 0 and up to 1, got {smallest}.")
