@@ -27,7 +27,7 @@ export GOMP_SPINCOUNT  := 10000
 .PHONY: demo test test-numpy126 lint docs label test-label clean
 
 demo: $(RUNTIME)
-	$(BIN)/python -m crosswarp cohort --folder $(RUN)/data --size 64
+	$(BIN)/python -m crosswarp cohort --folder $(RUN)/data --size 128 --grid 64
 	$(BIN)/python -m monai.bundle run \
 	    --config_file "['configs/train.json','configs/presets/demo.json']" \
 	    --datalist $(RUN)/data/datalist.json --run_dir $(RUN)

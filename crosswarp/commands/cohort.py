@@ -22,6 +22,7 @@ def cohort(
     target_val: int = 10,
     target_test: int = 20,
     source: str = "dxa",
+    grid: int | None = None,
     as_they_come: bool = False,
     left: float | None = None,
     scaled: float | None = None,
@@ -46,6 +47,7 @@ def cohort(
         target_val: target images for validation, without labels.
         target_test: labelled target images for the report.
         source: the modality with the labels, ``"dxa"`` or ``"xray"``.
+        grid: points of the networks' grid along both axes; by default as many as the images have pixels.
         as_they_come: pictures as real cohorts have them: a fair share of each of what follows, .2 to .5,
             unless it is given. Without, all are right knees, upright, on squares of size x size pixels.
         left: share of left knees, 0 to 1; records then say their ``side``. What is of the other side looks
@@ -79,8 +81,9 @@ def cohort(
     wanted |= {name: share for name, share in shares.items() if share}  # the same cohorts as without shares
     if source not in MODALITIES:
         raise ValueError(f"Expected source in {MODALITIES}, got {source!r}.")
-    if source == MODALITIES[0]:
-        del wanted["source"]  # cohorts of earlier versions are the same
+    for name, usual in (("source", MODALITIES[0]), ("grid", None)):
+        if wanted[name] == usual:
+            del wanted[name]  # cohorts of earlier versions are the same
     folder = Path(folder).absolute()
     path = folder / "datalist.json"
     if path.exists():
@@ -106,8 +109,8 @@ def cohort(
     content: dict[str, Any] = {
         "name": "knee",
         "spatial_dims": 2,
-        "spatial_size": [size, size],
-        "spacing": [FRAME / size] * 2,
+        "spatial_size": [grid or size] * 2,
+        "spacing": [FRAME / (grid or size)] * 2,
         "labels": {str(value): name for value, name in enumerate(LABELS)},
     }
     target = next(each for each in MODALITIES if each != source)

@@ -97,6 +97,14 @@ def test_writing_again_changes_nothing_and_another_cohort_is_refused(tmp_path):
     assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file != path)
 
 
+def test_the_networks_grid_may_be_coarser_than_the_images(tmp_path):
+    few = {"train_labelled": 1, "train_unlabelled": 1, "val": 1, "test": 1}
+    few |= {"target_train": 1, "target_val": 1, "target_test": 1}
+    datalist = load_datalist(cohort(tmp_path, size=64, grid=32, **few))
+    assert datalist.spatial_size == [32, 32] and datalist.spacing == [180 / 32] * 2
+    assert nib.load(datalist.source.test[0]["image"]).shape[:2] == (64, 64)
+
+
 def test_the_modality_with_labels_can_be_the_other(tmp_path):
     usual = load_datalist(cohort(tmp_path / "usual", size=32, **FEW))
     turned = load_datalist(
