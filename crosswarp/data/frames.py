@@ -43,6 +43,14 @@ def shown(image: MetaTensor, spacing: Sequence[float] | None) -> Box:
     return content(image) if in_mm else tuple(slice(0, size) for size in image.shape[1:])
 
 
+def only_in(label: torch.Tensor, box: Box) -> torch.Tensor:
+    """Return what is found of an image, ``[C, *spatial]``, and 0 where that shows nothing."""
+    found = torch.zeros_like(label)
+    inside = (slice(None), *box)
+    found[inside] = label[inside]
+    return found
+
+
 def cut(image: MetaTensor, box: Box) -> MetaTensor:
     """Return a part of an image ``[C, *spatial]``, in its place."""
     grid = part(Grid.of(image), box)
@@ -77,7 +85,7 @@ class Framed(MapTransform, InvertibleTransform):
     Nothing is stretched: what does not fill the frame is continued by its border, and what does not fit is
     left out. Margins of one value show nothing. Without a spacing, and for files that do not state theirs,
     the whole extent is stretched onto the grid instead. Images are smoothed where the grid is coarser.
-    Inverted, the frame comes back onto the image's own grid.
+    Inverted, the frame comes back onto the image's own grid, and is 0 where that shows nothing.
 
     Args:
         keys: images ``[C, *spatial]`` on one grid, whose axes are ordered as the networks have them.
@@ -117,6 +125,7 @@ class Framed(MapTransform, InvertibleTransform):
                 frame = frame_of_image(cut(image, box), self.spatial_size, self.spacing, turn)
             result[key] = on_frame(cut(image, box), frame, self.modes)
             own = {"shape": tuple(image.shape[1:]), "affine": np.asarray(image.affine).tolist()}
+            own["box"] = [[each.start, each.stop] for each in box]
             self.push_transform(result[key], extra_info=own)
         return result
 
@@ -126,5 +135,6 @@ class Framed(MapTransform, InvertibleTransform):
         for key in self.key_iterator(result):
             own = self.pop_transform(result[key])["extra_info"]
             grid = Grid.from_ras(own["affine"], own["shape"])
-            result[key] = on_frame(result[key], grid, self.modes)
+            box = tuple(slice(*ends) for ends in own["box"])
+            result[key] = only_in(on_frame(result[key], grid, self.modes), box)
         return result

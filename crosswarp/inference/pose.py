@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations, product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -104,6 +104,16 @@ def all_turns(dims: int) -> list[Matrix]:
     for order, signs in product(permutations(range(dims)), product((1.0, -1.0), repeat=dims)):
         turns.append(np.eye(dims)[list(order)] * signs)
     return turns
+
+
+class Judged(NamedTuple):
+    """A pose that was tried, and how sure the network is of what it finds there."""
+
+    pose: Pose
+    frame: Grid
+    probabilities: Tensor
+    confidence: float
+    score: float
 
 
 class PoseSearch:
@@ -268,17 +278,6 @@ def confidence(probabilities: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A pose that was tried, and how sure the network is of what it finds there."""
-
-    pose: Pose
-    frame: Grid
-    probabilities: Tensor
-    confidence: float
-    score: float
-
-
-@dataclass(frozen=True)
 class View:
     """An image, and what its frame is like.
 
@@ -377,7 +376,8 @@ class PosedFramesd(MapTransform):
         for key, modality, wanted in self.key_iterator(result, self.modalities, self.poses):
             if f"{result.get('alone')}_input" in self.keys and not key.startswith(result["alone"]):
                 wanted = "as_is"  # it stands in for an image that there is not
-            image = cut(result[key], shown(result[key], self.spacing))
+            box = shown(result[key], self.spacing)
+            image = cut(result[key], box)
             view = View(image, self.spatial_size, self.spacing)
             side = result.get(f"{key}_side") or image.meta.get("side")
             mirrored = side == self.mirrored_side if side and self.mirrored_side else None
@@ -391,6 +391,7 @@ class PosedFramesd(MapTransform):
                 if view.is_large():
                     pose = self.search.located(view, pose, modality)
             result[key] = view.seen(pose, view.frame(pose))
+            result[key].meta["shown"] = torch.tensor([[each.start, each.stop] for each in box])
             words = replace(pose, turn=usual.T @ pose.turn).words()
             other = " (the other side?)" if words.startswith("mirrored") else ""
             result[f"{key}_pose"] = f"is seen {words}{other}" if words else ""

@@ -14,10 +14,11 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
+from ..data.frames import only_in
 from ..files import replacing
 from ..networks.prediction import Prediction, moving_to_fixed
 from ..spatial import sample
-from ..spatial.frame import on_images, see
+from ..spatial.frame import Box, on_images, see
 from ..spatial.grid import Grid
 from ..spatial.physical import PhysicalMap
 from ..spatial.simpleitk import displacement_image, simpleitk_transforms
@@ -52,6 +53,12 @@ def frames_of(data: Mapping[Hashable, Any], frames: Sequence[str], images: Seque
         images: the images.
     """
     return [Grid.of(data[f if f in data else i]) for f, i in zip(frames, images, strict=True)]
+
+
+def shown_box(data: Mapping[Hashable, Any], frame: str) -> Box:
+    """Return the part of an image that shows something, as its frame has kept it; else the whole image."""
+    ends = getattr(data.get(frame), "meta", {}).get("shown", [])
+    return tuple(slice(int(start), int(stop)) for start, stop in ends)
 
 
 def pair_name(moving: MetaTensor, fixed: MetaTensor) -> str:
@@ -206,9 +213,9 @@ class PredictedLabelsd(MapTransform):
         result = dict(data)
         found = Prediction.of_item(result[self.pred_key])
         frames = frames_of(result, self.frames, self.keys)
-        for key, frame, classes in zip(self.keys, frames, found[2:], strict=True):
+        for key, name, frame, classes in zip(self.keys, self.frames, frames, found[2:], strict=True):
             if f"{key}_label" not in result:
                 seen = see(classes[0], frame, Grid.of(result[key]))
-                labels = seen.argmax(0, keepdim=True).to(torch.uint8)
+                labels = only_in(seen.argmax(0, keepdim=True).to(torch.uint8), shown_box(result, name))
                 result[f"{key}_label"] = on_grid_of(labels, result[key])
         return result

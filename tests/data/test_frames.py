@@ -78,3 +78,8 @@ def test_what_a_scanner_pads_changes_nothing(value) -> None:
     for key, each in framed(padded).items():
         torch.testing.assert_close(each.as_tensor(), framed(item)[key].as_tensor())
         assert Grid.of(each).same_place(Grid.of(framed(item)[key]))
+    seen = framed(padded)
+    seen["pred"] = MetaTensor(torch.ones_like(seen["image"]), meta=seen["image"].meta)
+    back = Invertd("pred", Compose([framed]), "image")(seen)["pred"]
+    inside = (slice(None), slice(7, 37), slice(0, 41))  # nothing is found where nothing is shown
+    assert (back[inside] > 0.99).all() and (back > 0).sum() == back[inside].numel()

@@ -14,9 +14,10 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from crosswarp.data.frames import on_frame
-from crosswarp.inference import PosedFramesd, PoseSearch
+from crosswarp.inference import PosedFramesd, PoseSearch, PredictedLabelsd
 from crosswarp.inference.pose import Pose, View, all_turns, named_pose, turn_by
 from crosswarp.metrics.typicality import learn_statistics, shape_features
+from crosswarp.networks import Prediction
 
 SIZE = 48  # points of 1 mm
 CENTRES, RADII = [(-5.0, -8.0), (3.0, 9.0), (11.0, 0.0)], [7.0, 4.0, 4.0]
@@ -142,6 +143,17 @@ def test_what_stands_in_for_a_missing_image_is_not_searched() -> None:
         posed({"moving_input": figure(), "fixed_input": figure()} | alone)
         calls.append(network.calls)
     assert 2 * calls[0] == calls[1]
+
+
+def test_nothing_is_found_where_nothing_is_shown() -> None:
+    padded = nn.functional.pad(figure().as_tensor() + 0.1, [9, 4, 0, 6])  # dark, beyond a figure on grey
+    image = MetaTensor(padded, affine=figure().affine, meta=figure().meta)
+    posed = PosedFramesd(["moving_input"], ["target"], ["as_is"], search()[0], [SIZE, SIZE], [1.0, 1.0])
+    everywhere = Prediction.of_image(torch.tensor([0.0, 1.0]).view(1, 2, 1, 1).expand(1, 2, SIZE, SIZE))
+    item = posed({"moving_input": image}) | {"moving": image, "fixed": image, "pred": everywhere.packed()[0]}
+    found = PredictedLabelsd(["moving", "fixed"])(item)
+    assert found["moving_label"][0, :SIZE, 9 : 9 + SIZE].all() and found["moving_label"].sum() == SIZE**2
+    assert found["fixed_label"].all()  # of an image without a frame
 
 
 def test_where_lengths_are_unknown_sizes_are_tried() -> None:
