@@ -100,10 +100,8 @@ def named_pose(name: str, dims: int) -> Pose:
 
 def all_turns(dims: int) -> list[Matrix]:
     """Return the turns by right angles, mirrored and not: 8 in 2D, 48 in 3D, the identity first."""
-    turns = []
-    for order, signs in product(permutations(range(dims)), product((1.0, -1.0), repeat=dims)):
-        turns.append(np.eye(dims)[list(order)] * signs)
-    return turns
+    orders = product(permutations(range(dims)), product((1.0, -1.0), repeat=dims))
+    return [np.eye(dims)[list(order)] * signs for order, signs in orders]
 
 
 class Judged(NamedTuple):
@@ -318,7 +316,7 @@ class View:
         return -seen if pose.inverted else seen  # type: ignore[return-value] # a MetaTensor stays one
 
     def extent_in_frames(self) -> Matrix:
-        """How often the frame fits into the image along its longest axis and each other, ``[D]``."""
+        """The image's extent along each axis, in those of the frame, ``[D]``."""
         if not self.in_mm:
             return np.ones(self.dims)
         reach = np.ptp(Grid.of(self.image).corners, axis=0)
@@ -396,5 +394,7 @@ class PosedFramesd(MapTransform):
             other = " (the other side?)" if words.startswith("mirrored") else ""
             result[f"{key}_pose"] = f"is seen {words}{other}" if words else ""
             doubts = [each.words() or "as those of the training" for each in rivals]
+            if wanted == "auto" and mirrored is None and np.linalg.det(pose.turn) < 0 and not doubts:
+                doubts = ["as one that is not mirrored: which side it is, nothing says"]
             result[f"{key}_doubt"] = f"may as well lie {' or '.join(doubts)}" if doubts else ""
         return result

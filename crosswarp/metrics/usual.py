@@ -22,7 +22,7 @@ Usual = Mapping[str, Mapping[str, list[float | None]]]
 EXCUSED: Mapping[str, float] = {"doubt": 0.1, "off_edges": 1.0, "structure": 0.5}
 # the least that is a difference from the usual
 LEAST_SPREAD: Mapping[str, float] = {"doubt": 0.01, "off_edges": 0.05, "structure": 0.05}
-SHARE = 0.7  # of what is usual in the other modality is its look; the rest is held to be error
+SHARE = 0.5  # of what is usual in the other modality is held to be its look; half, as no data tell
 LEAST_SLOPE = 0.1  # of what goes beyond the usual in the other modality, at least this part counts
 MOST_UNUSUAL = 3.0  # standard deviations of people, within which sizes and places are those of people
 
