@@ -14,6 +14,7 @@ from monai.utils import MetaKeys
 
 from ..spatial.frame import Box, content, frame_of, part, see
 from ..spatial.grid import Grid, Matrix
+from ..spatial.pose import mirroring
 from .datalist import SIDES
 
 
@@ -65,11 +66,6 @@ def ras_affine(grid: Grid) -> torch.Tensor:
     """Return the affine of a grid as MetaTensors have it, to mm in RAS, ``[D + 1, D + 1]``, float64."""
     flip = np.diag([-1.0, -1.0, *[1.0] * (grid.dims - 1)])
     return torch.as_tensor(flip @ grid.affine, dtype=torch.float64)
-
-
-def mirroring(dims: int) -> Matrix:
-    """Return the turn that exchanges left and right, the first axis of the networks, ``[D, D]``."""
-    return np.diag([-1.0, *[1.0] * (dims - 1)])
 
 
 def on_frame(image: MetaTensor, frame: Grid, mode: str = "linear") -> MetaTensor:

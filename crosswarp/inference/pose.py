@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import permutations, product
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,90 +17,14 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, allow_missing_keys_mode
 from torch import Tensor, nn
 
-from ..data.frames import cut, frame_of_image, mirroring, on_frame, shown
+from ..data.frames import cut, frame_of_image, on_frame, shown
 from ..metrics.typicality import Statistics, atypicality, shape_features
 from ..spatial.grid import Grid, Matrix
+from ..spatial.pose import Pose, all_turns, mirroring, named_pose, turn_by
 
-POSES = ("as_is", "auto", "mirrored", "turned_90", "turned_180", "turned_270", "inverted")
 UNUSUAL = 0.03  # of confidence, that being once more as unusual as the most unusual training image weighs
 LARGEST_SEARCH = 3  # times the frame along each axis, in which the anatomy is looked for
 LARGER = 1.25  # an image that reaches so far beyond its frame is located first
-
-
-@dataclass(frozen=True)
-class Pose:
-    """A view of an image.
-
-    Attributes:
-        turn: directions of the frame's axes in those of the networks, as columns, ``[D, D]``, orthogonal.
-        inverted: whether bright is dark.
-        scale: how much larger than the training's the anatomy is, where lengths are not known.
-        centre: middle of the frame, ``[D]``, mm; None for that of the image.
-    """
-
-    turn: Matrix
-    inverted: bool = False
-    scale: float = 1.0
-    centre: Matrix | None = field(default=None, compare=False)
-
-    def words(self) -> str:
-        """What is unlike the training, in words; empty where nothing is."""
-        found = []
-        if np.linalg.det(self.turn) < 0:
-            found.append("mirrored")
-        angle = self.angle()
-        if angle > 1:
-            found.append(f"turned by {angle:.0f} degrees")
-        if self.scale != 1:
-            found.append(f"{self.scale:g} times as large")
-        return ", ".join([*found, *["with inverted grey values"] * self.inverted])
-
-    def angle(self) -> float:
-        """By how many degrees the image is turned, 0 to 180, mirroring left aside."""
-        dims = len(self.turn)
-        turn = self.turn @ mirroring(dims) if np.linalg.det(self.turn) < 0 else self.turn
-        cosine = (np.trace(turn) - (dims - 2)) / 2
-        return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
-
-    def alike(self, other: Pose) -> bool:
-        """Whether it is another pose by no more than a tilt or a shift."""
-        apart = (np.trace(self.turn.T @ other.turn) - (len(self.turn) - 2)) / 2
-        same_side = np.linalg.det(self.turn @ other.turn) > 0
-        return same_side and self.inverted == other.inverted and apart > math.cos(math.radians(46))
-
-
-def turn_by(degrees: float, dims: int) -> Matrix:
-    """Return a turn in the plane of the first two axes, ``[D, D]``."""
-    angle, matrix = math.radians(degrees), np.eye(dims)
-    matrix[:2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
-    return np.round(matrix, 15)
-
-
-def named_pose(name: str, dims: int) -> Pose:
-    """Return a pose by its names, such as ``"mirrored+turned_90"``.
-
-    Raises:
-        ValueError: for other names.
-    """
-    parts = [] if name == "as_is" else name.split("+")
-    if unknown := [part for part in parts if part not in POSES[2:]]:
-        raise ValueError(
-            f"Expected a pose of {', '.join(POSES)}, or several of the last with + between them, got "
-            f"{', '.join(unknown)}."
-        )
-    turn = np.eye(dims)
-    for part in parts:
-        if part == "mirrored":
-            turn = turn @ mirroring(dims)
-        elif part.startswith("turned_"):
-            turn = turn @ turn_by(float(part.removeprefix("turned_")), dims)
-    return Pose(turn, "inverted" in parts)
-
-
-def all_turns(dims: int) -> list[Matrix]:
-    """Return the turns by right angles, mirrored and not: 8 in 2D, 48 in 3D, the identity first."""
-    orders = product(permutations(range(dims)), product((1.0, -1.0), repeat=dims))
-    return [np.eye(dims)[list(order)] * signs for order, signs in orders]
 
 
 class Judged(NamedTuple):
@@ -130,6 +53,8 @@ class PoseSearch:
         inverted: whether inverted grey values are tried.
         kept: so many of the likeliest are looked at more closely.
         margin: plausibility by which a pose has to be ahead of all others to be certain.
+        mirror_margin: plausibility by which a mirrored pose has to be ahead of one that is not, where no one
+            says which side an image shows; if it is ahead by less, the pair is to be checked.
         gain: confidence by which a tilt or size has to be ahead. Where an image is seen less tilted by some
             degrees, the network is hardly more right for being a little more confident.
         batch_size: images in a pass.
@@ -145,8 +70,9 @@ class PoseSearch:
         tilts: Sequence[float] = (-30.0, -15.0, 15.0, 30.0),
         scales: Sequence[float] = (0.7, 1.4),
         inverted: bool = True,
-        kept: int = 2,
+        kept: int = 3,
         margin: float = 0.002,
+        mirror_margin: float = 0.01,
         gain: float = 0.05,
         batch_size: int = 16,
     ) -> None:
@@ -155,7 +81,7 @@ class PoseSearch:
         self.network, self.inferer, self.normalise = network, inferer, normalise
         self.statistics, self.turns, self.tilts, self.scales = statistics or {}, turns, tilts, scales
         self.inverted, self.kept, self.batch_size = inverted, kept, batch_size
-        self.margin, self.gain = margin, gain
+        self.margin, self.mirror_margin, self.gain = margin, mirror_margin, gain
 
     def poses(self, dims: int) -> list[Pose]:
         """What is tried first."""
@@ -171,18 +97,23 @@ class PoseSearch:
             modality: ``"source"`` or ``"target"``.
             mirrored: whether it shows the other side, where that is known.
         """
-        poses = [
-            each for each in self.poses(view.dims) if mirrored in (None, bool(np.linalg.det(each.turn) < 0))
-        ]
+        poses = [each for each in self.poses(view.dims) if mirrored in (None, each.mirrored)]
         if not poses:  # turns are not tried
             poses = [replace(each, turn=mirroring(view.dims)) for each in self.poses(view.dims)]
         first = self.judged(view, poses, modality, view.search_size())
         best = sorted(first, key=lambda each: -each.score)[: self.kept]
         found = best
         if view.is_large():
-            plain = [self.about_anatomy(each, view, modality) for each in best]
-            found = self.judged(view, plain, modality)
+            found = self.judged(view, [self.about_anatomy(each, view, modality) for each in best], modality)
         winner = max(found, key=lambda each: each.score)
+        if mirrored is None and winner.pose.mirrored:
+            plain = max(
+                (each for each in found if not each.pose.mirrored),
+                key=lambda each: each.score,
+                default=winner,
+            )
+            if winner.score < plain.score + self.mirror_margin:
+                return plain.pose, [winner.pose]
         others = (each for each in found if not each.pose.alike(winner.pose))
         near = [each.pose for each in others if each.score > winner.score - self.margin]
         if winner.confidence > 1 - self.gain:
@@ -342,7 +273,8 @@ class PosedFramesd(MapTransform):
             frame. ``<key>_pose`` says in words how it lies, ``<key>_doubt`` how it may lie as well; both are
             empty where there is nothing to say.
         modalities: of either, ``"source"`` or ``"target"``.
-        poses: of either: ``"as_is"``, ``"auto"`` to search, or a name, see :func:`named_pose`.
+        poses: of either: ``"as_is"``, ``"auto"`` to search, or a name of
+            :func:`~crosswarp.spatial.pose.named_pose`.
         search: searches, and finds the anatomy in images that are much larger than the frame.
         spatial_size: points of the frame along each axis.
         spacing: mm along each axis; None for the whole extent of the image.
@@ -394,7 +326,7 @@ class PosedFramesd(MapTransform):
             other = " (the other side?)" if words.startswith("mirrored") else ""
             result[f"{key}_pose"] = f"is seen {words}{other}" if words else ""
             doubts = [each.words() or "as those of the training" for each in rivals]
-            if wanted == "auto" and mirrored is None and np.linalg.det(pose.turn) < 0 and not doubts:
+            if wanted == "auto" and mirrored is None and pose.mirrored and not doubts:
                 doubts = ["as one that is not mirrored: which side it is, nothing says"]
             result[f"{key}_doubt"] = f"may as well lie {' or '.join(doubts)}" if doubts else ""
         return result

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from crosswarp.data.frames import on_frame
 from crosswarp.inference import PosedFramesd, PoseSearch, PredictedLabelsd
-from crosswarp.inference.pose import Pose, View, all_turns, named_pose, turn_by
+from crosswarp.inference.pose import View
 from crosswarp.metrics.typicality import learn_statistics, shape_features
 from crosswarp.networks import Prediction
+from crosswarp.spatial.pose import Pose, all_turns, named_pose, turn_by
 
 SIZE = 48  # points of 1 mm
 CENTRES, RADII = [(-5.0, -8.0), (3.0, 9.0), (11.0, 0.0)], [7.0, 4.0, 4.0]
