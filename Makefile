@@ -93,7 +93,7 @@ $(DOCS): $(RUNTIME) requirements-docs.txt
 # What a packaged bundle needs, with numpy 1.26.
 $(NUMPY126)/.ready: requirements.txt requirements-dev.txt
 	$(PYTHON) -m venv $(NUMPY126)
-	{ sed 's/^numpy==.*/numpy==1.26.4/' requirements.txt; grep -E '^(onnx.*|pytest)==' requirements-dev.txt; } \
+	{ sed 's/^numpy==.*/numpy==1.26.4/' requirements.txt; grep -E '^(onnx.*|pytest(-timeout)?)==' requirements-dev.txt; } \
 	  > $(NUMPY126)/requirements.txt
 	$(NUMPY126)/bin/python -m pip install --quiet -r $(NUMPY126)/requirements.txt
 	@touch $@

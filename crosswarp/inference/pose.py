@@ -53,8 +53,9 @@ class PoseSearch:
         inverted: whether inverted grey values are tried.
         kept: so many of the likeliest are looked at more closely.
         margin: plausibility by which a pose has to be ahead of all others to be certain.
-        mirror_margin: plausibility by which a mirrored pose has to be ahead of one that is not, where no one
-            says which side an image shows; if it is ahead by less, the pair is to be checked.
+        turn_margin: plausibility by which a pose has to be ahead of that of the training, to be taken.
+        mirror_margin: that by which a mirrored one has to be ahead of one that is not, where no one says
+            which side an image shows. What is ahead by less makes the pair one to be checked.
         gain: confidence by which a tilt or size has to be ahead. Where an image is seen less tilted by some
             degrees, the network is hardly more right for being a little more confident.
         batch_size: images in a pass.
@@ -72,6 +73,7 @@ class PoseSearch:
         inverted: bool = True,
         kept: int = 3,
         margin: float = 0.002,
+        turn_margin: float = 0.005,
         mirror_margin: float = 0.01,
         gain: float = 0.05,
         batch_size: int = 16,
@@ -81,7 +83,8 @@ class PoseSearch:
         self.network, self.inferer, self.normalise = network, inferer, normalise
         self.statistics, self.turns, self.tilts, self.scales = statistics or {}, turns, tilts, scales
         self.inverted, self.kept, self.batch_size = inverted, kept, batch_size
-        self.margin, self.mirror_margin, self.gain = margin, mirror_margin, gain
+        self.margin, self.turn_margin, self.mirror_margin = margin, turn_margin, mirror_margin
+        self.gain = gain
 
     def poses(self, dims: int) -> list[Pose]:
         """What is tried first."""
@@ -102,20 +105,22 @@ class PoseSearch:
             poses = [replace(each, turn=mirroring(view.dims)) for each in self.poses(view.dims)]
         first = self.judged(view, poses, modality, view.search_size())
         best = sorted(first, key=lambda each: -each.score)[: self.kept]
-        found = best
+        found = first
         if view.is_large():
             found = self.judged(view, [self.about_anatomy(each, view, modality) for each in best], modality)
         winner = max(found, key=lambda each: each.score)
         if mirrored is None and winner.pose.mirrored:
-            plain = max(
-                (each for each in found if not each.pose.mirrored),
-                key=lambda each: each.score,
-                default=winner,
-            )
-            if winner.score < plain.score + self.mirror_margin:
-                return plain.pose, [winner.pose]
-        others = (each for each in found if not each.pose.alike(winner.pose))
-        near = [each.pose for each in others if each.score > winner.score - self.margin]
+            plain = [each for each in found if not each.pose.mirrored]
+            winner = self.unless_ahead(winner, plain, self.mirror_margin)
+        as_it_is = Pose(mirroring(view.dims) if mirrored else np.eye(view.dims))
+        usual = [each for each in found if each.pose.alike(as_it_is)]
+        winner = self.unless_ahead(winner, usual, self.turn_margin)
+        others = sorted(found, key=lambda each: -each.score)
+        near = [
+            each.pose
+            for each in others[:2]
+            if each.score > winner.score - self.margin and not each.pose.alike(winner.pose)
+        ]
         if winner.confidence > 1 - self.gain:
             return winner.pose, near
         closer = [
@@ -127,6 +132,12 @@ class PoseSearch:
         if better.confidence > winner.confidence + self.gain:
             winner = better
         return winner.pose, near
+
+    @staticmethod
+    def unless_ahead(winner: Judged, likelier: Sequence[Judged], margin: float) -> Judged:
+        """Return the best of what is likelier before one has looked, unless another is ahead by a margin."""
+        best = max(likelier, key=lambda each: each.score, default=winner)
+        return winner if winner.score > best.score + margin else best
 
     def located(self, view: View, pose: Pose, modality: str) -> Pose:
         """Return a pose with its frame laid about the anatomy."""
