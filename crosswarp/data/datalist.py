@@ -37,17 +37,15 @@ from ..wording import did_you_mean, printable, shown
 
 MAX_BYTES = 16 * 2**20
 MAX_VOXELS = 2**28  # of the networks' grid: more than any GPU trains
-SIDES = ("left", "right")
+SIDES, SUBJECTS = ("left", "right"), ("shared", "per_modality")
 EXTENT = "extent"  # what is asked for in place of a spacing: a grid that spans the whole of each image
-MAX_NAME = 200
-MAX_PATH = 1000
+MAX_NAME, MAX_PATH = 200, 1000  # characters
 TRAINING = ("train_labelled", "train_unlabelled")
 SECTIONS = (*TRAINING, "val", "test")
 FILE_KEYS = ("image", "label", "landmarks")
 RECORD_KEYS = (*FILE_KEYS, "subject", "side")
 MODALITY_KEYS = ("name", "channels", *SECTIONS)
 KEYS = ("name", "spatial_dims", "spatial_size", "spacing", "labels", "subjects", "source", "target")
-SUBJECTS = ("shared", "per_modality")
 FOLDED = 8  # so many faults of one kind are told one by one
 
 
@@ -144,10 +142,7 @@ class Datalist:
 
     @property
     def mirrored_side(self) -> str | None:
-        """The side whose images are mirrored, so that networks see one side alone; None where none is stated.
-
-        It is the rarer one among the training images.
-        """
+        """The side whose images are mirrored, the rarer one in training; None where none is stated."""
         records = (*self.source.records(*TRAINING), *self.target.records(*TRAINING))
         counts = Counter(record["side"] for record in records if "side" in record)
         return min(SIDES, key=lambda side: counts[side]) if counts else None
@@ -300,14 +295,12 @@ def _is_positive_int(value: Any) -> bool:
 
 def is_length(value: Any) -> bool:
     """Whether a value is a positive, finite number, as a length in mm is."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 < value <= sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
 def _spacing_faults(spacing: Any, dims: Any) -> list[str]:
-    if spacing is None or dims not in (2, 3):  # without dimensions nobody knows how many entries are right
-        return []
-    if isinstance(spacing, list) and len(spacing) == dims and all(map(is_length, spacing)):
+    unknown = spacing is None or dims not in (2, 3)  # then nobody knows how many entries are right
+    if unknown or (isinstance(spacing, list) and len(spacing) == dims and all(map(is_length, spacing))):
         return []
     return [f"spacing: expected a list of {dims} positive numbers (mm), or null, got {shown(spacing)}"]
 
@@ -316,11 +309,11 @@ def _partial_side_faults(content: dict[str, Any]) -> list[str]:
     """Sides that some records of a datalist without other faults state and others do not."""
     modalities = (content["source"], content["target"])
     records = [record for each in modalities for section in SECTIONS for record in each.get(section, [])]
-    silent = [record["image"] for record in records if "side" not in record]
+    silent = [shown(record["image"])[1:-1] for record in records if "side" not in record]
     if len(silent) in (0, len(records)):
         return []
-    count = f"{len(silent)} of {len(records)} records do not state it"
-    return [f"side: {count} (the first: {shown(silent[0])[1:-1]}); state it in all or in none"]
+    count = f"{len(silent)} of {len(records)} records do not state it (the first: {silent[0]})"
+    return [f"side: {count}; state it in all or in none"]
 
 
 def _name_faults(where: str, value: Any) -> list[str]:
@@ -399,8 +392,7 @@ def _record_faults(key: str, section: str, record: Any) -> list[str]:
         elif name == "subject":
             faults += _name_faults(name, value)
         elif name == "side":
-            if value not in SIDES:
-                faults.append(f"side: expected {' or '.join(SIDES)}, got {shown(value)}")
+            faults += [] if value in SIDES else [f"side: expected {' or '.join(SIDES)}, got {shown(value)}"]
         else:
             suggestion = did_you_mean(name, RECORD_KEYS)
             expected = f"expected one of {', '.join(RECORD_KEYS)}"
