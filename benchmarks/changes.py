@@ -50,8 +50,7 @@ class Picture:
         """The image as a user hands it over."""
         if not self.placed:
             return self.image
-        to_ras = np.diag([-1.0, -1.0, *[1.0] * (self.grid.dims - 1)])
-        return MetaTensor(torch.from_numpy(self.image), affine=torch.from_numpy(to_ras @ self.grid.affine))
+        return MetaTensor(torch.from_numpy(self.image), affine=torch.from_numpy(self.grid.ras))
 
 
 def read_pictures(records: Sequence[Mapping[str, str]], dims: int) -> list[Picture]:

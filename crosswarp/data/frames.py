@@ -17,31 +17,40 @@ from ..spatial.grid import Grid, Matrix
 from ..spatial.pose import mirroring
 from .datalist import SIDES
 
+FRAMES = ("moving_input", "fixed_input")  # of an item: the images of a pair as the networks see them
+
+
+def in_mm(image: MetaTensor, spacing: Sequence[float] | None) -> bool:
+    """Return whether an image is seen in a frame of stated size, rather than in its whole extent."""
+    return spacing is not None and bool(image.meta.get("spacing_known", True))
+
 
 def frame_of_image(
     image: MetaTensor,
     spatial_size: Sequence[int],
     spacing: Sequence[float] | None = None,
     turn: Matrix | None = None,
-    **more: Any,
+    scale: float = 1.0,
+    centre: Matrix | None = None,
 ) -> Grid:
-    """Return the frame in which networks see an image: about its middle.
+    """Return the frame in which networks see an image: about its middle, if no other centre is given.
 
     Args:
         image: ``[C, *spatial]``, its axes ordered as those of the networks; see :func:`shown`.
         spatial_size: points of the frame along each axis.
         spacing: mm along each axis; None, or an image that does not state its own, for its whole extent.
         turn: see :func:`~crosswarp.spatial.frame.frame_of`, as all else.
-        more: further arguments of that.
+        scale: factor by which the frame is larger.
+        centre: where its middle lies, ``[D]``, mm.
     """
-    in_mm = spacing is not None and image.meta.get("spacing_known", True)
-    return frame_of(Grid.of(image), spatial_size, spacing if in_mm else None, turn, **more)
+    spacing = spacing if in_mm(image, spacing) else None
+    return frame_of(Grid.of(image), spatial_size, spacing, turn, scale, centre)
 
 
 def shown(image: MetaTensor, spacing: Sequence[float] | None) -> Box:
     """Return the part of an image that is looked at: no margins of one value, where lengths are known."""
-    in_mm = spacing is not None and image.meta.get("spacing_known", True)
-    return content(image) if in_mm else tuple(slice(0, size) for size in image.shape[1:])
+    whole = tuple(slice(0, size) for size in image.shape[1:])
+    return content(image) if in_mm(image, spacing) else whole
 
 
 def only_in(label: torch.Tensor, box: Box) -> torch.Tensor:
@@ -57,21 +66,15 @@ def cut(image: MetaTensor, box: Box) -> MetaTensor:
     grid = part(Grid.of(image), box)
     return MetaTensor(
         image.as_tensor()[(slice(None), *box)],
-        meta={**image.meta, MetaKeys.AFFINE: ras_affine(grid)},
+        meta={**image.meta, MetaKeys.AFFINE: torch.from_numpy(grid.ras)},
         applied_operations=image.applied_operations,
     )
-
-
-def ras_affine(grid: Grid) -> torch.Tensor:
-    """Return the affine of a grid as MetaTensors have it, to mm in RAS, ``[D + 1, D + 1]``, float64."""
-    flip = np.diag([-1.0, -1.0, *[1.0] * (grid.dims - 1)])
-    return torch.as_tensor(flip @ grid.affine, dtype=torch.float64)
 
 
 def on_frame(image: MetaTensor, frame: Grid, mode: str = "linear") -> MetaTensor:
     """Return an image as it lies on a frame, with the affine of that."""
     seen = see(image, Grid.of(image), frame, mode)
-    meta = {**image.meta, MetaKeys.AFFINE: ras_affine(frame)}
+    meta = {**image.meta, MetaKeys.AFFINE: torch.from_numpy(frame.ras)}
     return MetaTensor(seen, meta=meta, applied_operations=image.applied_operations)
 
 

@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, allow_missing_keys_mode
 from torch import Tensor, nn
 
-from ..data.frames import cut, frame_of_image, on_frame, shown
+from ..data.frames import cut, frame_of_image, in_mm, on_frame, shown
 from ..metrics.typicality import Statistics, atypicality, shape_features
 from ..spatial.grid import Grid, Matrix
 from ..spatial.pose import Pose, all_turns, mirroring, named_pose, turn_by
@@ -104,21 +104,20 @@ class PoseSearch:
         if not poses:  # turns are not tried
             poses = [replace(each, turn=mirroring(view.dims)) for each in self.poses(view.dims)]
         first = self.judged(view, poses, modality, view.search_size())
-        best = sorted(first, key=lambda each: -each.score)[: self.kept]
-        found = first
+        found = sorted(first, key=lambda each: -each.score)
         if view.is_large():
-            found = self.judged(view, [self.about_anatomy(each, view, modality) for each in best], modality)
-        winner = max(found, key=lambda each: each.score)
+            closer = [self.about_anatomy(each, view, modality) for each in found[: self.kept]]
+            found = sorted(self.judged(view, closer, modality), key=lambda each: -each.score)
+        winner = found[0]
         if mirrored is None and winner.pose.mirrored:
             plain = [each for each in found if not each.pose.mirrored]
             winner = self.unless_ahead(winner, plain, self.mirror_margin)
         as_it_is = Pose(mirroring(view.dims) if mirrored else np.eye(view.dims))
         usual = [each for each in found if each.pose.alike(as_it_is)]
         winner = self.unless_ahead(winner, usual, self.turn_margin)
-        others = sorted(found, key=lambda each: -each.score)
         near = [
             each.pose
-            for each in others[:2]
+            for each in found[:2]
             if each.score > winner.score - self.margin and not each.pose.alike(winner.pose)
         ]
         if winner.confidence > 1 - self.gain:
@@ -166,7 +165,8 @@ class PoseSearch:
         probabilities = torch.cat(found)
         usual = size is None or list(size) == list(view.spatial_size)
         sure = confidence(probabilities)
-        scores = self.plausibility(probabilities, self.statistics.get(modality) if usual else None)
+        statistics = self.statistics.get(modality) if usual else None
+        scores = sure if statistics is None else sure - implausibility(probabilities, statistics["shape"])
         every = zip(poses, frames, probabilities, sure.tolist(), scores.tolist(), strict=True)
         return [Judged(*each) for each in every]
 
@@ -176,19 +176,6 @@ class PoseSearch:
         key = self.normalise.keys[0]
         with allow_missing_keys_mode(self.normalise):
             return self.normalise({key: seen})[key].as_subclass(Tensor).float()
-
-    @staticmethod
-    def plausibility(probabilities: Tensor, statistics: Mapping[str, Statistics] | None) -> Tensor:
-        """How plausible segmentations are, ``[B]``; a confident one of the usual shape has about 1.
-
-        Args:
-            probabilities: ``[B, K, *spatial]``.
-            statistics: ``shape`` of those of the training; None to go by confidence alone.
-        """
-        sure = confidence(probabilities)
-        shape = None if statistics is None else statistics["shape"]
-        unusual = None if shape is None else atypicality(shape_features(probabilities), shape)
-        return sure if unusual is None else sure - UNUSUAL * (unusual - 1).clamp(min=0, max=9)
 
     def about_anatomy(self, found: Judged, view: View, modality: str) -> Pose:
         """Return a pose whose frame has what was found where the training had it, or in its middle."""
@@ -217,6 +204,17 @@ def confidence(probabilities: Tensor) -> Tensor:
     return (best * inside).sum(1) / inside.sum(1).clamp(min=1)
 
 
+def implausibility(probabilities: Tensor, shape: Statistics) -> Tensor | float:
+    """Return what unusual shapes take from the confidence of segmentations, ``[B]``; 0 if not known.
+
+    Args:
+        probabilities: ``[B, K, *spatial]``.
+        shape: statistics of those of the training.
+    """
+    unusual = atypicality(shape_features(probabilities), shape)
+    return 0.0 if unusual is None else UNUSUAL * (unusual - 1).clamp(min=0, max=9)
+
+
 @dataclass(frozen=True)
 class View:
     """An image, and what its frame is like.
@@ -239,7 +237,7 @@ class View:
     @property
     def in_mm(self) -> bool:
         """Whether the frame has its size in mm."""
-        return self.spacing is not None and bool(self.image.meta.get("spacing_known", True))
+        return in_mm(self.image, self.spacing)
 
     def frame(self, pose: Pose, size: Sequence[int] | None = None) -> Grid:
         """The frame in a pose.
@@ -248,9 +246,8 @@ class View:
             pose: of the image.
             size: points along each axis; None for the usual ones.
         """
-        centre = {} if pose.centre is None else {"centre": pose.centre}
         size = self.spatial_size if size is None else size
-        return frame_of_image(self.image, size, self.spacing, pose.turn, scale=pose.scale, **centre)
+        return frame_of_image(self.image, size, self.spacing, pose.turn, pose.scale, pose.centre)
 
     def seen(self, pose: Pose, frame: Grid) -> MetaTensor:
         """The image on a frame, bright and dark exchanged where the pose is inverted."""

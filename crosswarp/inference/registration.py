@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import SaveImage, SpatialResample
 from torch import Tensor
 
+from ..data.frames import FRAMES
 from ..networks import Prediction
 from ..spatial.frame import see
 from ..spatial.grid import Grid
@@ -21,7 +22,7 @@ from .memory import alike
 from .results import claim, file_stem, pair_results, segmentation_results
 from .runner import Image, Item, Runner
 from .save_quality import SaveQualityd
-from .transforms import FRAMES, on_grid_of
+from .transforms import on_grid_of
 
 
 class Segmentation:

@@ -24,6 +24,7 @@ from monai.engines import default_prepare_batch
 from monai.transforms import Compose, LoadImaged, allow_missing_keys_mode
 from torch import Tensor, nn
 
+from ..data.frames import FRAMES
 from ..data.readers import UnfitFileError
 from ..errors import plain_input_errors
 from ..networks import Prediction, SegmentAndRegister
@@ -33,7 +34,6 @@ from ..spatial import as_float32
 from .memory import InMemoryReader
 
 MODALITIES = ("source", "target")
-INPUTS = ("moving_input", "fixed_input")  # what the network is given of either image, on its frame
 NEEDED = (
     *(f"{modality}_channels" for modality in MODALITIES),
     *("preprocessing", "network", "inferer", "postprocessing", "checkpoint"),
@@ -208,7 +208,7 @@ class Runner:
         if len(images) == 1:
             (alone,) = images
             item = dict.fromkeys(("moving", "fixed"), item[alone]) | {"alone": alone}
-            item |= {f"{name}_side": side for name in INPUTS if side is not None}
+            item |= {f"{name}_side": side for name in FRAMES if side is not None}
         return Compose([transform for transform in self.transforms if transform not in loaders])(item)
 
     def _faults(self, key: str, image: MetaTensor | None, modality: str) -> list[str]:
@@ -254,7 +254,7 @@ class Runner:
     def network_input(self, item: Item, place: int = 0) -> MetaTensor:
         """What the network is given of the image of an item that stands for both, ``[C, *spatial]``."""
         channels = self.channels[self.modalities[place]]
-        own, image = item[INPUTS[place]], item["image"].as_subclass(Tensor)
+        own, image = item[FRAMES[place]], item["image"].as_subclass(Tensor)
         return MetaTensor(image[:channels] if place == 0 else image[-channels:], meta=own.meta)
 
     def segment(self, image: Tensor, modality: str) -> Tensor:

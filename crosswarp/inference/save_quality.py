@@ -15,6 +15,7 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from ..data.frames import FRAMES
 from ..files import replacing
 from ..metrics import warp_labels
 from ..metrics.expectation import Expectation
@@ -26,7 +27,7 @@ from ..spatial.grid import Grid
 from .expectation import expected_pair, in_words
 from .quality import LIMITS, image_atypicality, judge, pair_quality
 from .results import file_stem
-from .transforms import FRAMES, pair_name
+from .transforms import pair_name
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
-from ..data.frames import only_in
+from ..data.frames import FRAMES, only_in
 from ..files import replacing
 from ..networks.prediction import Prediction, moving_to_fixed
 from ..spatial import sample
@@ -26,7 +26,6 @@ from .results import file_stem
 
 TRANSFORM_SUFFIXES = (".h5", ".tfm")
 DISPLACEMENT_SUFFIXES = (".nii.gz", ".mha", ".nrrd", None)
-FRAMES = ("moving_input", "fixed_input")
 
 
 def on_grid_of(image: Tensor, reference: MetaTensor, name: str | None = None) -> MetaTensor:

@@ -61,9 +61,9 @@ def edge_rank(image: Tensor, labels: Tensor, num_classes: int, band: int = BAND)
     ranks = torch.full((len(labels), num_classes - 1), torch.nan)
     for value in range(1, num_classes):
         mask = (labels == value).float()
-        outline = _dilated(mask, 1) + _dilated(1 - mask, 1) > 1  # either side of it
-        beside = (_dilated(mask, band + 1) + _dilated(1 - mask, band + 1) > 1) & ~(
-            _dilated(outline.float(), 1) > 0
+        outline = dilated(mask, 1) + dilated(1 - mask, 1) > 1  # either side of it
+        beside = (dilated(mask, band + 1) + dilated(1 - mask, band + 1) > 1) & ~(
+            dilated(outline.float(), 1) > 0
         )
         for number in range(len(labels)):
             on, off = steep[number][outline[number]], steep[number][beside[number]].sort().values
@@ -73,7 +73,8 @@ def edge_rank(image: Tensor, labels: Tensor, num_classes: int, band: int = BAND)
     return ranks
 
 
-def _dilated(mask: Tensor, steps: int) -> Tensor:
+def dilated(mask: Tensor, steps: int) -> Tensor:
+    """Return the largest value within so many points along each axis, ``[B, C, *spatial]``."""
     pool = F.max_pool2d if mask.ndim == 4 else F.max_pool3d
     return pool(mask, 2 * steps + 1, stride=1, padding=steps)
 

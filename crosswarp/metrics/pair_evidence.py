@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..losses.mind import mind_ssc
@@ -29,9 +28,10 @@ from ..spatial import (
     sample,
 )
 from ..spatial.grid import Grid
-from .evidence import edge_rank, sizes
+from .evidence import dilated, edge_rank, sizes
 from .expectation import Array
 from .overlap import dice_per_class, warp_labels
+from .typicality import digits
 
 References = Mapping[str, Any]
 
@@ -114,15 +114,15 @@ def learn_references(facts: Mapping[str, Tensor]) -> dict[str, Any]:
         ``[G][G][D]`` and ``precision`` ``[G][G][D][D]``. Null where there is nothing to learn from.
     """
     result: dict[str, Any] = {
-        "present": _digits((~facts["volume"].isnan()).double().mean(0)),
-        "edge_rank": _digits(facts["edge_rank"].nanmedian(0).values),
+        "present": digits((~facts["volume"].isnan()).double().mean(0)),
+        "edge_rank": digits(facts["edge_rank"].nanmedian(0).values),
     }
     for key, least in LEAST_SPREAD.items():
         mean, spread, count = _moments(facts[key])
         # a mean of few people is uncertain itself
         result[key] = {
-            "mean": _digits(mean),
-            "spread": _digits(((spread.square() + least**2) * (1 + 1 / count)).sqrt()),
+            "mean": digits(mean),
+            "spread": digits(((spread.square() + least**2) * (1 + 1 / count)).sqrt()),
         }
     ways = facts["centre"][:, None] - facts["centre"][:, :, None]  # [N, from, to, D]
     mean, _, count = _moments(ways)
@@ -136,7 +136,7 @@ def learn_references(facts: Mapping[str, Tensor]) -> dict[str, Any]:
     covariance = torch.lerp(covariance, diagonal, 0.3)
     covariance += (LEAST_PLACE_SPREAD * typical) ** 2 * torch.eye(ways.shape[-1]).double()
     covariance *= (1 + 1 / known.clamp(min=1))[..., None, None]
-    result["place"] = {"mean": _digits(mean), "precision": _digits(torch.linalg.inv(covariance))}
+    result["place"] = {"mean": digits(mean), "precision": digits(torch.linalg.inv(covariance))}
     return result
 
 
@@ -284,12 +284,10 @@ def _inverse_error(found: Prediction, spacing: Tensor) -> Tensor:
 def _lost_structure(phi: Tensor, moving: Tensor, fixed: Tensor, labels: Tensor, classes: int) -> Tensor:
     descriptors = [_descriptors(sample(moving, phi)), _descriptors(fixed)]
     dims = fixed.ndim - 2
-    pool = F.max_pool2d if dims == 2 else F.max_pool3d
     bands = []
     for value in range(1, classes):
         mask = (labels == value).float()
-        grown, shrunk = (pool(each, 2 * BAND + 1, stride=1, padding=BAND) for each in (mask, 1 - mask))
-        bands.append((grown + shrunk > 1).float())
+        bands.append((dilated(mask, BAND) + dilated(1 - mask, BAND) > 1).float())
     band = torch.cat(bands, 1)
 
     def apart(shift: Sequence[int]) -> Tensor:
@@ -332,12 +330,6 @@ def _nanmax(values: Tensor, axis: int) -> Tensor:
     return found.masked_fill(found == -torch.inf, torch.nan)
 
 
-def _digits(values: Tensor) -> Any:
-    if values.ndim:
-        return [_digits(each) for each in values]
-    return None if values.isnan() else float(f"{values.item():.5g}")
-
-
 def _numbers(values: Any) -> Tensor:
-    """What :func:`_digits` wrote, NaN for null."""
+    """What :func:`~.typicality.digits` wrote, NaN for null."""
     return torch.as_tensor(np.array(values, dtype=np.float64))

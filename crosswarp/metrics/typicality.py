@@ -85,7 +85,7 @@ def learn_statistics(features: torch.Tensor, shrinkage: float = 0.2) -> dict[str
     distances = [
         _distance(own[None], *_fit(rest, shrinkage)) for own, rest in zip(features, others, strict=True)
     ]
-    rounded = {"mean": _digits(mean), "precision": _digits(precision)}
+    rounded = {"mean": digits(mean), "precision": digits(precision)}
     return rounded | {"largest": float(f"{max(map(float, distances)):.4g}")}
 
 
@@ -119,5 +119,8 @@ def _distance(features: torch.Tensor, mean: torch.Tensor, precision: torch.Tenso
     return torch.einsum("bgi,gij,bgj->bg", apart, precision, apart).div(apart.shape[2]).mean(1).sqrt()
 
 
-def _digits(values: torch.Tensor) -> Any:
-    return [_digits(each) for each in values] if values.ndim else float(f"{values.item():.5g}")
+def digits(values: torch.Tensor) -> Any:
+    """Return numbers as JSON can hold them, in five digits, in lists; null for NaN."""
+    if values.ndim:
+        return [digits(each) for each in values]
+    return None if values.isnan() else float(f"{values.item():.5g}")

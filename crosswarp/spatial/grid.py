@@ -55,8 +55,7 @@ class Grid:
             shape: voxels along each axis.
         """
         dims = len(shape)
-        flip = np.diag([-1.0, -1.0, *[1.0] * (dims - 1)])
-        return cls(tuple(shape), flip @ to_affine_nd(dims, np.asarray(affine, np.float64)))
+        return cls(tuple(shape), _other_space(dims) @ to_affine_nd(dims, np.asarray(affine, np.float64)))
 
     @classmethod
     def of(cls, image: MetaTensor) -> Grid:
@@ -70,6 +69,11 @@ class Grid:
         return cls.from_ras(
             meta.get("original_affine", image.affine), meta.get("spatial_shape", image.shape[1:])
         )
+
+    @property
+    def ras(self) -> Matrix:
+        """The affine of an image of MONAI or nibabel that lies here, array indices to mm in RAS."""
+        return _other_space(self.dims) @ self.affine
 
     @property
     def dims(self) -> int:
@@ -182,6 +186,11 @@ def distance_in_voxels(affine: ArrayLike, other: ArrayLike, shape: Sequence[int]
     apart = np.c_[corners, np.ones(len(corners))] @ (np.asarray(affine) - np.asarray(other))[:-1].T
     unit = np.linalg.norm(np.asarray(affine)[:-1, :-1], axis=0).min()
     return float(np.linalg.norm(apart, axis=1).max() / unit)
+
+
+def _other_space(dims: int) -> Matrix:
+    """From RAS to LPS, and back, ``[D + 1, D + 1]``."""
+    return np.diag([-1.0, -1.0, *[1.0] * (dims - 1)])
 
 
 def _apply(matrix: Matrix, points: Points) -> Points:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..metrics.evidence import dilated
 from ..spatial import identity_map, sample
 from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
 
@@ -156,10 +157,9 @@ def worsen_predictions(recipe: Recipe, probabilities: Tensor) -> Tensor:
                 phi = (phi - 0.5) / random.choice([random.uniform(0.55, 0.9), random.uniform(1.1, 1.7)]) + 0.5
             return sample(probabilities, phi)
         if recipe.prediction == "grown":
-            pool = F.max_pool2d if probabilities.ndim == 4 else F.max_pool3d
-            size = 1 + 2 * random.randint(1, 3)
+            steps = random.randint(1, 3)
             chosen = random.sample(range(classes), random.randint(1, max(1, classes - 1)))
-            grown = pool(probabilities[:, chosen], size, stride=1, padding=size // 2)
+            grown = dilated(probabilities[:, chosen], steps)
             probabilities = probabilities.clone()
             probabilities[:, chosen] = 3 * grown
             return probabilities / probabilities.sum(1, keepdim=True)
