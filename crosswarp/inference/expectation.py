@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..metrics.expectation import Expectation, costs, expected_overlap, interval
-from ..metrics.pair_evidence import image_evidence, pair_evidence, pair_features, reduced, unit_lengths
+from ..metrics.pair_evidence import image_evidence, measuring_lengths, pair_evidence, pair_features, reduced
 from ..metrics.usual import from_the_usual
 from ..networks import Prediction
 from ..spatial.grid import Grid
@@ -65,7 +65,7 @@ def expected_pair(
     """
     in_mm, references = expectation["in_mm"], expectation["references"]
     spacing = [
-        unit_lengths(grid, in_mm)[None] * (1.0 if known or not in_mm else torch.nan)
+        measuring_lengths(grid, in_mm)[None] * (1.0 if known or not in_mm else torch.nan)
         for grid, known in zip(grids, spacing_known, strict=True)
     ]
     found, (moving, fixed) = reduced(found, *images)

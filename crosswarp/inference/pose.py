@@ -18,6 +18,7 @@ from monai.transforms import MapTransform, allow_missing_keys_mode
 from torch import Tensor, nn
 
 from ..data.frames import cut, frame_of_image, in_mm, on_frame, shown
+from ..metrics.evidence import confidence
 from ..metrics.typicality import Statistics, atypicality, shape_features
 from ..spatial.grid import Grid, Matrix
 from ..spatial.pose import Pose, all_turns, mirroring, named_pose, turn_by
@@ -191,17 +192,6 @@ class PoseSearch:
         there = weights @ found.frame.fractions_to_mm(features[seen, 1 : 1 + dims])
         wanted = weights @ usual.fractions_to_mm(expected[seen, 1 : 1 + dims])
         return replace(found.pose, centre=usual.fractions_to_mm(np.full(dims, 0.5)) + there - wanted)
-
-
-def confidence(probabilities: Tensor) -> Tensor:
-    """Return the mean probability of the likeliest class over all points but the background's, ``[B]``.
-
-    Args:
-        probabilities: ``[B, K, *spatial]``.
-    """
-    best, label = probabilities.flatten(2).double().max(1)
-    inside = label > 0
-    return (best * inside).sum(1) / inside.sum(1).clamp(min=1)
 
 
 def implausibility(probabilities: Tensor, shape: Statistics) -> Tensor | float:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from ..metrics.evidence import confidence
 from ..metrics.overlap import dice_per_class, warp_labels
 from ..metrics.typicality import Statistics, appearance_features, atypicality, shape_features
 from ..networks import Prediction
@@ -57,11 +58,10 @@ def pair_quality(found: Prediction, moving: MetaTensor, fixed: MetaTensor) -> di
     moving_to_fixed, fixed_to_moving, *probabilities = found
     classes = found.moving_probabilities.shape[1]
     labels = {}
-    confidence = {}
+    sure = {}
     for name, each in zip(("moving", "fixed"), probabilities, strict=True):
-        best, labels[name] = each.max(1, keepdim=True)
-        inside = best[labels[name] > 0]
-        confidence[name] = inside.mean().item() if len(inside) else 0.0
+        labels[name] = each.argmax(1, keepdim=True)
+        sure[name] = confidence(each).item()
     warped = warp_labels(labels["moving"], moving_to_fixed, classes)
     dice = dice_per_class(warped, labels["fixed"], classes)[0]
     absent = [bool(dice[k - 1].isnan()) and not (labels["moving"] == k).any() for k in range(1, classes)]
@@ -74,7 +74,7 @@ def pair_quality(found: Prediction, moving: MetaTensor, fixed: MetaTensor) -> di
     to_moving = np.linalg.solve(grid.extent, Grid.of(fixed).extent)
     places = apply_affine(torch.as_tensor(to_moving)[None], identity_map([_PLACES] * grid.dims))
     return {
-        "confidence": confidence,
+        "confidence": sure,
         "overlap": {
             str(k): None if absent[k - 1] else float(dice[k - 1].nan_to_num()) for k in range(1, classes)
         },

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..spatial import as_float32, identity_map, sample
+from ..spatial.grid import Grid
 
 BAND = 4  # points on either side of an outline that it is compared with
 MOST_TURNED = 45  # degrees, that people lie turned against each other
@@ -77,6 +79,23 @@ def dilated(mask: Tensor, steps: int) -> Tensor:
     """Return the largest value within so many points along each axis, ``[B, C, *spatial]``."""
     pool = F.max_pool2d if mask.ndim == 4 else F.max_pool3d
     return pool(mask, 2 * steps + 1, stride=1, padding=steps)
+
+
+def confidence(probabilities: Tensor) -> Tensor:
+    """Return the mean probability of the likeliest class, the background's points left out, ``[B]``.
+
+    Args:
+        probabilities: ``[B, K, *spatial]``.
+    """
+    best, label = probabilities.flatten(2).double().max(1)
+    inside = label > 0
+    return (best * inside).sum(1) / inside.sum(1).clamp(min=1)
+
+
+def unit_lengths(grid: Grid, in_mm: bool) -> Tensor:
+    """Return the spacing of a grid in mm, or if not known in parts of its mean extent, ``[D]``."""
+    extent = grid.spacing * np.maximum(np.array(grid.shape) - 1, 1)
+    return torch.as_tensor(grid.spacing if in_mm else grid.spacing / np.prod(extent) ** (1 / grid.dims))
 
 
 def sizes(labels: Tensor, spacing: Tensor, num_classes: int) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from ..spatial import (
     sample,
 )
 from ..spatial.grid import Grid
-from .evidence import dilated, edge_rank, sizes
+from .evidence import dilated, edge_rank, sizes, unit_lengths
 from .expectation import Array
 from .overlap import dice_per_class, warp_labels
 from .typicality import digits
@@ -68,16 +68,14 @@ def measuring_size(spatial: Sequence[int]) -> list[int]:
     return [min(size, MOST_POINTS[len(spatial)]) for size in spatial]
 
 
-def unit_lengths(grid: Grid, in_mm: bool) -> Tensor:
+def measuring_lengths(grid: Grid, in_mm: bool) -> Tensor:
     """Return the spacing by which sizes are measured, ``[D]``, on the grid that evidence is measured on.
 
     Args:
         grid: on which the networks see the image, with its place in space.
         in_mm: False where lengths in mm are not known: parts of the image's mean extent.
     """
-    grid = grid.resized(measuring_size(grid.shape))
-    extent = grid.spacing * np.maximum(np.array(grid.shape) - 1, 1)
-    return torch.as_tensor(grid.spacing if in_mm else grid.spacing / np.prod(extent) ** (1 / grid.dims))
+    return unit_lengths(grid.resized(measuring_size(grid.shape)), in_mm)
 
 
 def label_facts(image: Tensor, labels: Tensor, spacing: Tensor, num_classes: int) -> dict[str, Tensor]:
@@ -86,7 +84,7 @@ def label_facts(image: Tensor, labels: Tensor, spacing: Tensor, num_classes: int
     Args:
         image: ``[B, C, *spatial]``, as the networks get it, on the grid of :func:`measuring_size`.
         labels: integers ``[B, 1, *spatial]``.
-        spacing: ``[B, D]``, see :func:`unit_lengths`.
+        spacing: ``[B, D]``, see :func:`measuring_lengths`.
         num_classes: classes, background included.
 
     Returns:
@@ -152,7 +150,7 @@ def image_evidence(
     Args:
         image: ``[B, C, *spatial]``, as the networks get it, on the grid of :func:`measuring_size`.
         probabilities: ``[B, K, *spatial]``, of the classes.
-        spacing: ``[B, D]``, see :func:`unit_lengths`; NaN where lengths are not known.
+        spacing: ``[B, D]``, see :func:`measuring_lengths`; NaN where lengths are not known.
         references: what :func:`learn_references` returned.
         atypical: ``[B]``, how unlike those in training the image is; NaN if not known.
 

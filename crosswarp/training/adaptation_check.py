@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..data.batches import stack_samples
 from ..metrics import dice_per_class
-from ..metrics.evidence import edge_rank, shape_fit, sizes
+from ..metrics.evidence import edge_rank, shape_fit, sizes, unit_lengths
 from ..spatial import invert, sample
 from ..spatial.grid import Grid
 from .augmentation import RandomSpatial
@@ -279,9 +278,4 @@ def _against(key: str, found: Mapping[str, Tensor], by_hand: Mapping[str, Tensor
 
 def spacings(samples: Sequence[Mapping[str, Any]], in_mm: bool) -> Tensor:
     """Spacing of the networks' grid in each sample ``[N, D]``: mm, or parts of the image's mean extent."""
-    found = []
-    for each in samples:
-        grid = Grid.of(each["image"])
-        extent = grid.spacing * np.maximum(np.array(grid.shape) - 1, 1)
-        found.append(grid.spacing if in_mm else grid.spacing / np.prod(extent) ** (1 / grid.dims))
-    return torch.as_tensor(np.stack(found))
+    return torch.stack([unit_lengths(Grid.of(each["image"]), in_mm) for each in samples])

@@ -18,11 +18,11 @@ from ..metrics.pair_evidence import (
     image_evidence,
     label_facts,
     learn_references,
+    measuring_lengths,
     measuring_size,
     pair_evidence,
     pair_features,
     reduced,
-    unit_lengths,
 )
 from ..metrics.typicality import Statistics, appearance_features, atypicality
 from ..metrics.usual import Usual, are_of_people, from_the_usual, learn_usual
@@ -61,7 +61,7 @@ class Images:
 
     def lengths(self, in_mm: bool) -> Tensor:
         """Spacing of the grid on which evidence is measured, ``[N, D]``, in mm or parts of the extent."""
-        return torch.stack([unit_lengths(grid, in_mm) for grid in self.grids])
+        return torch.stack([measuring_lengths(grid, in_mm) for grid in self.grids])
 
     def facts(self, num_classes: int) -> dict[str, Tensor]:
         """What the labels are like, see :func:`~..metrics.pair_evidence.label_facts`."""

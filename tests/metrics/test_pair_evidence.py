@@ -14,10 +14,10 @@ from crosswarp.metrics.pair_evidence import (
     image_evidence,
     label_facts,
     learn_references,
+    measuring_lengths,
     pair_evidence,
     pair_features,
     reduced,
-    unit_lengths,
 )
 from crosswarp.networks import Prediction
 from crosswarp.spatial import identity_map
@@ -156,8 +156,8 @@ def test_features_are_the_worse_of_both_images_and_leave_out_what_neither_shows(
 
 def test_lengths_of_large_grids_are_those_of_the_grid_that_is_measured_on():
     grid = Grid((481, 96), np.diag([0.5, -2.0, 1.0]))
-    np.testing.assert_allclose(unit_lengths(grid, True), [480 * 0.5 / 95, 2.0])
-    fractions = unit_lengths(grid, False).numpy() * 95
+    np.testing.assert_allclose(measuring_lengths(grid, True), [480 * 0.5 / 95, 2.0])
+    fractions = measuring_lengths(grid, False).numpy() * 95
     np.testing.assert_allclose(np.prod(fractions), 1.0)
     np.testing.assert_allclose(fractions[0] / fractions[1], 240 / 190)
     phi = identity_map((481, 96))
