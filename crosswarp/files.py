@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .disk import explained, flush_to_disk, require_space
 from .wording import printable
 
 State = tuple[int, ...]
@@ -17,23 +18,37 @@ _digests: dict[str, tuple[State, str]] = {}
 
 
 @contextmanager
-def replacing(path: str | Path, suffix: str = "") -> Iterator[Path]:
-    """Give a neighbour of a file to write to; it takes the file's place once it is written.
+def replacing(
+    path: str | Path, suffix: str = "", size: int = 0, ready: Callable[[Path], None] | None = None
+) -> Iterator[Path]:
+    """Give a neighbour of a file to write to; it takes the file's place once it is written, on the disk.
 
     The folder is made if absent. When writing fails, the file stays as it was.
 
     Args:
         path: the file to write or replace.
         suffix: what the neighbour's name must end with, where the writer chooses the format by it.
+        size: bytes that there must be room for, where that is known before.
+        ready: called with the neighbour once it is written, before it takes the file's place.
 
     Yields:
         where to write.
+
+    Raises:
+        DiskError: where the disk is full or may not be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial{suffix}")
-    yield partial
-    os.replace(partial, path)
+    with explained(path, partial):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if size:
+            require_space(path, size)
+        yield partial
+        flush_to_disk(partial)
+        if ready is not None:
+            ready(partial)
+        os.replace(partial, path)
+        flush_to_disk(path.parent)
 
 
 def read_bounded(path: str | Path, limit: int, what: str) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "crosswarp"
 LAYERS = (
-    ("errors", "files", "finite", "lazy", "places", "terminal", "wording"),
+    ("disk", "errors", "files", "finite", "kept", "lazy", "lock", "places", "terminal", "wording"),
     ("spatial",),
     ("networks", "losses"),
     ("metrics",),

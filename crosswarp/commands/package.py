@@ -37,9 +37,9 @@ def package(
         FileExistsError: when a zip is there already with other content; nothing is written.
     """
     from ..files import replacing
+    from ..kept import read_json
     from ..release.package import Release, check_run, zipped
     from ..release.verify import BundleError, inspect
-    from ..runs.bundle import read_json
     from ..runs.chain import data_of_run
 
     if not (ROOT / "bundles").is_dir():

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..files import file_digest
+from ..kept import read_json, set_aside
+from ..lock import one_writer
 from ..metrics import OURS, Row, compare_methods, summarise
 from ..report import write_csv, write_report
 from ..report.printing import show
 from ..report.tables import overview
-from ..runs.bundle import read_json
 from ..runs.config import check_overrides, running_parser
 from ..runs.stage import training_warnings
 from .expected import expectation_note, expected_rows
@@ -83,6 +85,10 @@ class Evaluation:
 
         With baselines also `evaluation/comparison.csv`; with an expectation, `evaluation/expected.csv`.
         """
+        with one_writer(self.run_dir):
+            self._run()
+
+    def _run(self) -> None:
         files = [self.folder / "metrics.csv", self.run_dir / "report.html"]
         if self.baselines:
             files.insert(1, self.folder / "comparison.csv")
@@ -92,8 +98,8 @@ class Evaluation:
         warnings = training_warnings(self.run_dir, provenance["stages"])
         fingerprint = origin.of_all(left_out, warnings)
         path = self.folder / "manifest.json"
-        manifest = recall(path, fingerprint) if all(file.is_file() for file in files) else None
-        if manifest is not None:
+        manifest = recall(path, fingerprint)
+        if manifest is not None and not self.changed(manifest.get("files", {}), files):
             logger.info(f"Evaluated on {manifest['date']}; nothing has changed since.")
         else:
             manifest = keep(path, fingerprint, self.evaluate(origin, left_out, provenance, warnings))
@@ -155,7 +161,29 @@ class Evaluation:
             expected,
         )
         found = {"summary": _without_nan(summarise(rows)), "comparison": _without_nan(comparison)}
-        return {"weights": origin.weights, "date": date, "notes": notes, **found}
+        written = {"metrics.csv": True, "expected.csv": expected, "comparison.csv": self.baselines}
+        paths = [
+            self.run_dir / "report.html",
+            *(self.folder / name for name, there in written.items() if there),
+        ]
+        digests = {path.relative_to(self.run_dir).as_posix(): file_digest(path) for path in paths}
+        return {"weights": origin.weights, "date": date, "notes": notes, "files": digests, **found}
+
+    def changed(self, digests: Mapping[str, str], files: Sequence[Path]) -> bool:
+        """Whether a file is not what an evaluation wrote; one that is there is set aside.
+
+        Args:
+            digests: of all that it wrote, by path within the run.
+            files: that have to be there.
+        """
+        found = False
+        for path in dict.fromkeys([*files, *(self.run_dir / name for name in digests)]):
+            digest = digests.get(path.relative_to(self.run_dir).as_posix())
+            if not path.is_file() or (digest is not None and file_digest(path) != digest):
+                logger.warning(f"{path} is missing, damaged, or was changed: the run is evaluated again.")
+                set_aside(path)
+                found = True
+        return found
 
     def measured(
         self, own: LabelRegistration, images: ByModality, pairs: Sequence[Pair]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..disk import explained
 from ..finite import NonFiniteError, is_finite
 from ..metrics import MeasuredImage, Row, registration_rows, segmentation_rows
 from ..terminal import track
@@ -134,6 +135,6 @@ def _on_disk(value: Any, folder: Path) -> Any:
         return {key: _on_disk(item, folder) for key, item in value.items()}
     if not isinstance(value, Tensor):
         return value
-    with NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
+    with explained(folder), NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:
         np.save(file, value.as_subclass(Tensor).numpy())
     return torch.from_numpy(np.load(file.name, mmap_mode="c"))

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ..kept import read_json
 from ..metrics import MeasuredImage, Row, representative_images, representative_pairs, warp_labels
 from ..report import Curves
-from ..runs.bundle import read_json
 from ..spatial import sample
 from .images import Pair
 

@@ -12,7 +12,8 @@ from monai.bundle import ConfigParser
 
 from .. import __version__
 from ..files import file_digest
-from ..runs.bundle import INFERENCE, WEIGHTS, read_json, write_json
+from ..kept import known_json, read_json
+from ..runs.bundle import INFERENCE, WEIGHTS, write_json
 from ..runs.config import read_config
 from ..runs.stage import LOCATION_IDS
 
@@ -23,8 +24,8 @@ def fingerprint(*content: Any) -> str:
 
 
 def recall(path: Path, wanted: str) -> dict[str, Any] | None:
-    """What a file keeps under a fingerprint; None where it has another, or there is none."""
-    stored = read_json(path) if path.is_file() else {}
+    """What a file keeps under a fingerprint; None where it has another, is damaged, or there is none."""
+    stored = known_json(path)
     return stored if stored.get("fingerprint") == wanted else None
 
 

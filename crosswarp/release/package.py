@@ -22,8 +22,9 @@ from .. import __version__
 from ..data import Datalist, Modality
 from ..data.checks import FileFacts, read_facts
 from ..files import file_digest
+from ..kept import read_json
 from ..places import META, ROOT, STAGES
-from ..runs.bundle import DATA_IDS, INFERENCE, NETWORK_IDS, WEIGHTS, inference_config, json_text, read_json
+from ..runs.bundle import DATA_IDS, INFERENCE, NETWORK_IDS, WEIGHTS, inference_config, json_text
 from ..runs.chain import PARTS
 from ..runs.config import INTERPRETED, SIGNS, read_config, verbatim
 from ..runs.shared import MONAI_LABEL, with_shared

@@ -14,7 +14,7 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from ..data import Datalist
-from ..files import replacing
+from ..kept import copy_to_twin, keeping
 from .config import check_overrides, read_config, running_parser, verbatim
 from .weights import read_weights
 
@@ -43,16 +43,19 @@ def json_text(content: Any) -> str:
     return text + "\n"
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader never sees half a file."""
-    with replacing(path) as partial:
+def write_json(path: Path, content: Any, twin: bool = False) -> None:
+    """Write JSON that is read again, so that a reader never sees half a file, and knows a damaged one.
+
+    Args:
+        path: the file.
+        content: of it.
+        twin: write a copy, too: it cannot be made again.
+    """
+    with keeping(path) as partial:
         # a name that is no text, as file systems may have, is kept as JSON spells it
         partial.write_text(json_text(content), encoding="utf-8", errors="backslashreplace")
-
-
-def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    if twin:
+        copy_to_twin(path)
 
 
 def inference_config(template: Path, values: Mapping[str, Any]) -> dict[str, Any]:

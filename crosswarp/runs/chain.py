@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,18 @@ from monai.bundle import ConfigWorkflow
 from torch import Tensor
 
 from ..data import Datalist, ReadOnce, load_datalist
-from ..errors import plain_input_errors
+from ..errors import input_error, plain_input_errors
 from ..files import file_digest
+from ..kept import DamagedError, is_kept, known_json, read_json, restore
+from ..lock import Writer, one_writer
 from ..terminal import show_messages, write_log
 from ..training import save_atomically
 from ..wording import shown
-from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_weights, read_json, write_json
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_weights, write_json
 from .config import check_ids, check_overrides, flatten, open_workflow, read_config, running_parser, verbatim
 from .expected_overlap import run_expectation
 from .published import copy_bundle_files, write_inference_config
-from .stage import LOG, claim_run, package_versions, training_warnings
+from .stage import LOG, MANIFEST, claim_run, package_versions, read_manifest, training_warnings
 from .training_statistics import stage_statistics
 from .values import check_values
 
@@ -99,6 +101,7 @@ class Chain:
         self.datalist = datalist
         self.preset, self.worsened_pairs = preset, worsened_pairs
         self.memory = ReadOnce()
+        self.writer: Writer | None = None  # from the check to the end
 
     def config_files(self, name: str) -> list[Path]:
         """The config files of a stage: its own and the preset's.
@@ -125,6 +128,7 @@ class Chain:
             ValueError: for unknown parameters of the chain or of a stage, networks that cannot take the
                 images' size, faults of the data (all of them), or a run folder with a run of other data.
             FileNotFoundError: for a preset that there is not.
+            BusyError: where another process trains in the run's folder.
         """
         show_messages(verbose=bool(self.common.get("verbose")))
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
@@ -133,6 +137,7 @@ class Chain:
         check_values(*(self.workflow(name).parser for name in self.stages))
         self.check_sizes()
         claim_run(self.run_dir, self.datalist)
+        self.writer = Writer(self.run_dir)
         write_log(self.run_dir / LOG)
 
     def check_sizes(self) -> None:
@@ -177,17 +182,53 @@ class Chain:
     def run(self) -> None:
         """Train what is not done.
 
+        A file that a stage finds damaged is made again by the stage that it is of.
+
         Raises:
             ValueError: for faults of the data, as the stages find them.
             FileNotFoundError: naming what is missing.
         """
-        digest = claim_run(self.run_dir, self.datalist)
+        with one_writer(self.run_dir):
+            digest, again = claim_run(self.run_dir, self.datalist), dict[Path, str]()
+            for path in (
+                self.run_dir / "run.json",
+                *(self.run_dir / name / MANIFEST for name in self.stages),
+            ):
+                restore(path)
+            while True:
+                try:
+                    self.train(digest, set(again.values()))
+                    break
+                except (OSError, ValueError, RuntimeError) as error:
+                    cause = input_error(error)
+                    if not isinstance(cause, DamagedError) or cause.path in again:
+                        raise
+                    owner = next(
+                        (name for name in self.stages if self.run_dir / name in cause.path.parents), ""
+                    )
+                    again[cause.path] = owner
+                    logger.warning(f"{str(cause).partition(': ')[0]}: it is made again.")
+        if self.writer is not None:
+            self.writer.release()
+        self.memory.forget()
+        logger.info(f"The run is in {self.run_dir}; what was said meanwhile, in {self.run_dir / LOG}")
+        if warnings := training_warnings(self.run_dir, self.stages):
+            lines = [f"- {warning}." for warning in warnings]
+            logger.warning("\n".join(["The run is trained, but not all is well with it:", *lines]))
+
+    def train(self, digest: str, again: Collection[str] = ()) -> None:
+        """Train the stages that are not done, and publish the run.
+
+        Args:
+            digest: of the data.
+            again: stages that go on even if they are done, since a file of theirs has to be made again.
+        """
         for name in self.stages:
             workflow = self.workflow(name)
             workflow.parser.parse()
             stage = workflow.parser.get_parsed_content("stage")
             state = stage.state(stage.fingerprint(workflow.parser, digest))
-            if state == "done":
+            if state == "done" and name not in again:
                 stage.announce(state)
                 if not stage.judged(workflow.parser):
                     check = workflow.parser.get_parsed_content("result_check", default=None)
@@ -199,11 +240,6 @@ class Chain:
             del workflow, stage
             gc.collect()  # engines and handlers are cycles, and hold the networks and images of the stage
         self.publish()
-        self.memory.forget()
-        logger.info(f"The run is in {self.run_dir}; what was said meanwhile, in {self.run_dir / LOG}")
-        if warnings := training_warnings(self.run_dir, self.stages):
-            lines = [f"- {warning}." for warning in warnings]
-            logger.warning("\n".join(["The run is trained, but not all is well with it:", *lines]))
 
     def publish(self) -> None:
         """Make the run folder a trained meta bundle: one network that segments and registers."""
@@ -216,11 +252,11 @@ class Chain:
             "seed": self.common.get("seed"),
             "preset": self.preset,
             "configs": [file_digest(path) for path in inputs],
-            "stages": {name: read_json(self.run_dir / name / "manifest.json") for name in self.stages},
+            "stages": {name: read_manifest(self.run_dir / name) for name in self.stages},
         }
         files = [self.run_dir / name for name in ("provenance.json", WEIGHTS, INFERENCE)]
         if all(path.is_file() for path in files):
-            if read_json(files[0]) == provenance | {"weights": file_digest(files[1])}:
+            if known_json(files[0]) == provenance | {"weights": file_digest(files[1])}:
                 return  # it is one already, of these very parts
         parts = {name: read_config(self.run_dir / name / INFERENCE) for name in PARTS.values()}
         ids = (*DATA_IDS, "displacement_network")
@@ -256,7 +292,7 @@ class Chain:
             )
         save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
         provenance["weights"] = file_digest(self.run_dir / WEIGHTS)
-        write_json(self.run_dir / "provenance.json", provenance)
+        write_json(self.run_dir / "provenance.json", provenance, twin=True)
 
 
 def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Datalist:
@@ -274,7 +310,7 @@ def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Data
         ValueError: where its data have changed or are others, or a stage is not trained.
     """
     run_dir = Path(run_dir)
-    if not (run_dir / "run.json").is_file():
+    if not is_kept(run_dir / "run.json"):
         raise FileNotFoundError(
             f"Expected a run in {run_dir}, but there is no run.json: correct run_dir, or train with "
             "configs/train.json."
@@ -286,8 +322,8 @@ def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Data
         )
     data = load_datalist(datalist or recorded)
     claim_run(run_dir, data)
-    manifests = {name: run_dir / name / "manifest.json" for name in PARTS.values()}
-    trained = {name: read_json(path) for name, path in manifests.items() if path.is_file()}
+    manifests = {name: read_manifest(run_dir / name) for name in PARTS.values()}
+    trained = {name: manifest for name, manifest in manifests.items() if manifest is not None}
     unfinished = [name for name in PARTS.values() if trained.get(name, {}).get("state") != "done"]
     if unfinished:
         raise ValueError(
@@ -295,7 +331,7 @@ def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Data
             "configs/train.json."
         )
     provenance = run_dir / "provenance.json"
-    published = read_json(provenance)["stages"] if provenance.is_file() else {}
+    published = read_json(provenance)["stages"] if is_kept(provenance) else {}
     if any(
         published.get(name, {}).get("weights") != manifest["weights"] for name, manifest in trained.items()
     ):

@@ -22,6 +22,7 @@ from typing import Any
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import merge_kv
 
+from ..kept import check
 from ..wording import printable
 from .origin import check_origin
 from .shared import with_shared
@@ -109,11 +110,12 @@ def read_config(*files: str | Path) -> ConfigParser:
     What they share with others is put in, see :func:`~.shared.with_shared`.
 
     Raises:
-        ValueError: for a config that another version of the library wrote, see :func:`~.origin.check_origin`.
+        ValueError: for a config that another version of the library wrote, see :func:`~.origin.check_origin`,
+            and for one that a run recorded, and is damaged.
     """
     parser = ConfigParser()
     for file in files:
-        check_origin(file)
+        check_origin(check(file))
         for key, value in with_shared(ConfigParser.load_config_file(file)).items():
             merge_kv(parser, key, value)
     return parser

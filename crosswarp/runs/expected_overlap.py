@@ -12,10 +12,11 @@ import torch
 from .. import __version__
 from ..data import Datalist
 from ..files import file_digest
+from ..kept import known_json
 from ..metrics.typicality import Statistics
 from ..spatial.grid import Grid
 from ..training.worsened_pairs import Images, Networks, learn_expectation
-from .bundle import INFERENCE, WEIGHTS, load_network, read_json, write_json
+from .bundle import INFERENCE, WEIGHTS, load_network, write_json
 from .config import read_config
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def run_expectation(
     """
     files = [folder / file for folder in bundles.values() for file in (WEIGHTS, INFERENCE)]
     of = [data_digest, __version__, pairs, *map(file_digest, files)]
-    known = read_json(run_dir / EXPECTED) if (run_dir / EXPECTED).is_file() else {}
+    known = known_json(run_dir / EXPECTED)
     if known.get("of") != of:
         known = {"of": of, "expected_overlap": fit_run(bundles, data, statistics, device, pairs)}
         write_json(run_dir / EXPECTED, known)

@@ -33,8 +33,16 @@ def check_origin(config: str | Path) -> None:
     if names := missing_names(config.read_text(encoding="utf-8", errors="replace")):
         folder = config.parent.parent
         records = (folder / record for record in RECORDS)
-        made = (version(json.loads(record.read_text())) for record in records if record.is_file())
+        made = (_made_by(record) for record in records if record.is_file())
         raise ValueError(explanation(f"{folder} ({config.name})", names, next(filter(None, made), "")))
+
+
+def _made_by(record: Path) -> str:
+    """The version that a record names; empty where it is damaged."""
+    try:
+        return version(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, AttributeError, TypeError):
+        return ""
 
 
 def missing_names(text: str) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing
-from .bundle import INFERENCE, inference_config, json_text, read_json, write_json
+from ..kept import known_json
+from .bundle import INFERENCE, inference_config, json_text, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def publish(folder: Path, name: Path, content: Mapping[str, Any]) -> None:
         ValueError: where a JSON file that is there is none any more.
     """
     path, record = folder / name, folder / RECORD
-    files = read_json(record) if record.is_file() else {}
+    files = known_json(record)
     written: dict[str, str] | None = files.get(str(name))
     before = path.read_text(encoding="utf-8") if path.is_file() else None
     result = dict(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
@@ -23,9 +22,11 @@ from torch import nn
 from .. import __version__
 from ..data import Datalist, check_datalist, check_people, datalist_digest
 from ..files import file_digest
+from ..kept import check, fault, is_kept, keeping, known_json, read_json, restore
+from ..lock import Writer, one_writer
 from ..terminal import show_messages, write_log
 from ..training import LAST_EPOCH, Checkpoints, choose_threads
-from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, read_json, run_values, write_json
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, run_values, write_json
 from .config import check_overrides, running_parser
 from .origin import check_origin
 from .published import copy_bundle_files, write_inference_config
@@ -34,6 +35,9 @@ from .values import check_values
 logger = logging.getLogger(__name__)
 
 LOG = Path("train.log")  # in a run's folder: what was said while it was trained, by this and other libraries
+MANIFEST = "manifest.json"
+CONFIG = Path("configs") / "train.json"  # as run
+HISTORY = Path("checkpoints") / "history.json"
 CHECK = Path("check.json")  # in a stage's folder: what its check measured, and the check's own config
 
 # where a run stands and on what it runs does not change what it computes
@@ -67,14 +71,14 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
         ValueError: when the folder holds a run of other data, or of another version of the library.
     """
     path = Path(run_dir) / "run.json"
-    claimed_before = path.is_file()
+    claimed_before = is_kept(path)
     for config in (path.with_name("configs"), *path.parent.glob("*/configs")):
         for file in sorted(config.glob("*.json")):
             check_origin(file)
     (check_people if claimed_before else check_datalist)(datalist)
     digest = datalist_digest(datalist)
     if claimed_before:
-        claimed = read_json(path)
+        claimed = read_json(path, f"restore it, or remove it and {path.name}.copy: it is written anew")
         if claimed["datalist_digest"] != digest:
             raise ValueError(
                 f"Expected a run of {datalist.path} in {run_dir}, but the folder holds a run of "
@@ -82,19 +86,30 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
                 "another datalist, or its files changed. Choose another run_dir; nothing was overwritten."
             )
     else:
-        write_json(path, {"name": datalist.name, "datalist": str(datalist.path), "datalist_digest": digest})
+        with one_writer(run_dir):
+            claim = {"name": datalist.name, "datalist": str(datalist.path), "datalist_digest": digest}
+            write_json(path, claim, twin=True)
     return digest
 
 
 def training_warnings(run_dir: str | Path, stages: Iterable[str]) -> list[str]:
     """What the stages of a run warn of, ``"<stage>: <warning>"``; nothing for those never judged."""
-    manifests = {name: Path(run_dir) / name / "manifest.json" for name in stages}
+    manifests = {name: read_manifest(Path(run_dir) / name) or {} for name in stages}
     return [
-        f"{name}: {warning}"
-        for name, path in manifests.items()
-        if path.is_file()
-        for warning in read_json(path).get("warnings", [])
+        f"{name}: {each}" for name, manifest in manifests.items() for each in manifest.get("warnings", [])
     ]
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What the manifest of a stage's folder says; None without one.
+
+    Raises:
+        DamagedError: where neither it nor its copy is what was written.
+    """
+    path = folder / MANIFEST
+    if not is_kept(path):
+        return None
+    return read_json(path, f"restore it, or move {folder} away: the stage is then trained anew")
 
 
 class Stage:
@@ -130,18 +145,19 @@ class Stage:
         self.datalist = datalist
         self.inputs = list(inputs or ())
         self._fingerprint, self._started, self._seconds, self._threads = "", 0.0, 0.0, 0
+        self._writer: Writer | None = None
 
     @property
     def manifest(self) -> dict[str, Any] | None:
         """What the folder's manifest says; None without one."""
-        path = self.folder / "manifest.json"
-        return read_json(path) if path.is_file() else None
+        return read_manifest(self.folder)
 
     def input_digests(self) -> dict[str, str]:
         """Digest of the weights of each stage that this one uses.
 
         Raises:
             FileNotFoundError: naming every stage that has not been trained.
+            DamagedError: for weights that are not what that stage was trained to.
         """
         missing = [name for name in self.inputs if not (self.run_dir / name / WEIGHTS).is_file()]
         if missing:
@@ -149,7 +165,8 @@ class Stage:
                 f"Stage {self.name} needs the trained stages {missing} in {self.run_dir}: run them first, or "
                 "the whole chain with configs/train.json."
             )
-        return {name: file_digest(self.run_dir / name / WEIGHTS) for name in self.inputs}
+        again = "run that stage again, or the whole chain with configs/train.json, which makes it anew"
+        return {name: file_digest(check(self.run_dir / name / WEIGHTS, again)) for name in self.inputs}
 
     def fingerprint(self, parser: ConfigParser, data_digest: str) -> str:
         """Digest of all that decides the stage's result."""
@@ -164,18 +181,31 @@ class Stage:
         manifest = self.manifest
         if manifest is None:
             return "new"
-        if manifest["fingerprint"] != fingerprint:
+        if manifest.get("fingerprint") != fingerprint:
             return "stale"
-        done = manifest["state"] == "done" and (self.folder / WEIGHTS).is_file()
-        return "done" if done and file_digest(self.folder / WEIGHTS) == manifest["weights"] else "interrupted"
+        return "done" if manifest["state"] == "done" and not self.damage(manifest) else "interrupted"
+
+    def damage(self, manifest: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the files of a finished stage that are read later, in words."""
+        found = {str(name): fault(self.folder / name) for name in (WEIGHTS, CONFIG, HISTORY)}
+        weights = self.folder / WEIGHTS
+        if not weights.is_file():
+            found[str(WEIGHTS)] = "is missing"
+        elif file_digest(weights) != manifest["weights"]:
+            found[str(WEIGHTS)] = "is not what the stage was trained to"
+        return [f"{name} {wrong}" for name, wrong in found.items() if wrong]
 
     def announce(self, state: str) -> None:
         """Say what happens to the stage, by its :meth:`state`."""
+        manifest = self.manifest or {}
+        damage = self.damage(manifest) if state == "interrupted" and manifest.get("state") == "done" else []
         explanation = {
             "new": "trains",
             "done": "done, its inputs are unchanged",
             "stale": f"trains again, its inputs have changed (the old one is in {self.run_dir}/previous)",
-            "interrupted": "goes on where it was interrupted",
+            "interrupted": f"is made again from its checkpoints: {', '.join(damage)}"
+            if damage
+            else "goes on where it was interrupted",
         }[state]
         logger.info(f"{self.place} {self.name}: {explanation}".strip())
 
@@ -186,20 +216,24 @@ class Stage:
             ValueError: for a misspelt parameter, faults of the data (all of them), or a run folder that holds
                 a run of other data.
             FileNotFoundError: naming every stage that is missing.
+            BusyError: where another process trains in the run's folder.
         """
         parser = running_parser()
         show_messages(verbose=bool(parser.get("verbose")))
         check_overrides(parser, self.bundle_root / "configs" / "train.json")
         check_values(parser)
         self._fingerprint = self.fingerprint(parser, claim_run(self.run_dir, self.datalist))
+        self._writer = Writer(self.run_dir)
         write_log(self.run_dir / LOG)
+        restore(self.run_dir / "run.json")
+        restore(self.folder / MANIFEST)
         state = self.state(self._fingerprint)
         self.announce("interrupted" if state == "done" else state)
         if state == "stale" or (self.folder.exists() and self.manifest is None):
             self._put_aside()
         self._seconds = (self.manifest or {}).get("seconds", 0.0)
         config = {key: value for key, value in parser.get().items() if key != "_meta_"}
-        write_json(self.folder / "configs" / "train.json", config)
+        write_json(self.folder / CONFIG, config)
         copy_bundle_files(self.bundle_root, self.folder)
         write_inference_config(self.bundle_root / INFERENCE, run_values(parser), self.folder)
         self._threads = choose_threads((self.manifest or {}).get("threads"))
@@ -227,8 +261,9 @@ class Stage:
             checkpoints: knows the weights that were chosen, by what, and its value.
         """
         chosen = checkpoints.chosen
-        (self.folder / WEIGHTS).parent.mkdir(exist_ok=True)
-        shutil.copyfile(chosen.pop("weights"), self.folder / WEIGHTS)
+        content = check(chosen.pop("weights")).read_bytes()
+        with keeping(self.folder / WEIGHTS, size=len(content)) as partial:
+            partial.write_bytes(content)
         weights = file_digest(self.folder / WEIGHTS)
         seconds = round(self._seconds + time.monotonic() - self._started, 1)
         self._write_manifest(state="done", weights=weights, seconds=seconds, **chosen)
@@ -255,14 +290,15 @@ class Stage:
         parser = parser or running_parser()
         measured, warnings = check(load_network(self.folder, device)) if check else ({}, [])
         write_json(self.folder / CHECK, {"by": parser.get("result_check"), "measured": measured})
-        write_json(self.folder / "manifest.json", (self.manifest or {}) | {"warnings": warnings})
+        write_json(self.folder / MANIFEST, (self.manifest or {}) | {"warnings": warnings}, twin=True)
         for warning in warnings:
             logger.warning(f"{self.name}: {warning}.")
+        if self._writer is not None:
+            self._writer.release()
 
     def judged(self, parser: ConfigParser) -> bool:
         """Whether the stage was judged, by the very check of a config."""
-        path = self.folder / CHECK
-        by = read_json(path)["by"] if path.is_file() else None
+        by = known_json(self.folder / CHECK).get("by")
         return "warnings" in (self.manifest or {}) and by == parser.get("result_check")
 
     def _write_manifest(self, **content: Any) -> None:
@@ -274,7 +310,7 @@ class Stage:
             "inputs": self.input_digests(),
             "versions": package_versions(),
         }
-        write_json(self.folder / "manifest.json", {**content, **common})
+        write_json(self.folder / MANIFEST, {**content, **common}, twin=True)
 
     def _put_aside(self) -> None:
         previous = self.run_dir / "previous"

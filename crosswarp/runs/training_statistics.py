@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from ..files import file_digest
+from ..kept import known_json
 from ..metrics.typicality import appearance_features, learn_statistics, shape_features
-from .bundle import INFERENCE, WEIGHTS, load_network, read_json, write_json
+from .bundle import INFERENCE, WEIGHTS, load_network, write_json
 from .config import read_config
 
 STATISTICS = Path("statistics.json")  # in a segmentation stage's folder: what was measured, and of what
@@ -28,7 +29,7 @@ def stage_statistics(
         device: where the network computes.
     """
     of = [data_digest, len(records), *(file_digest(bundle / file) for file in (WEIGHTS, INFERENCE))]
-    known = read_json(bundle / STATISTICS) if (bundle / STATISTICS).is_file() else {}
+    known = known_json(bundle / STATISTICS)
     if known.get("of") != of:
         known = {"of": of, "statistics": training_statistics(bundle, records, device=device)}
         write_json(bundle / STATISTICS, known)

@@ -11,8 +11,13 @@ import torch
 from torch import Tensor
 
 from ..finite import non_finite
+from ..kept import check
 
 MAX_TENSORS = 10_000
+REPLACED = (
+    "restore it, or give the training's command again, which makes it anew; weights of your own count once "
+    "their line is taken out of SHA256SUMS beside them, the first line of it too"
+)
 LARGEST_PICKLE = 16 * 2**20  # bytes that describe the tensors
 
 # what the description may name; torch would also make, say, a huge bytearray
@@ -35,9 +40,11 @@ def read_weights(source: str | Path | bytes) -> dict[str, Tensor]:
         source: the file, or its content.
 
     Raises:
-        ValueError: for a file of another kind.
+        ValueError: for a file of another kind, or one that is not what was written there.
         FileNotFoundError: where there is none.
     """
+    if not isinstance(source, bytes):
+        check(source, REPLACED)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
     name = "" if isinstance(source, bytes) else f"{source}: "
     try:

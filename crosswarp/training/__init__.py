@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from .augmented import AugmentedSamples
     from .components import count_components, keep_components
     from .guard import TrainingError, TrainingGuard
-    from .handlers import LAST_EPOCH, AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
+    from .handlers import (
+        LAST_EPOCH,
+        AddSteps,
+        Checkpoints,
+        EpochProgress,
+        LoadWhole,
+        SeedEpochs,
+        save_atomically,
+    )
     from .label_pools import label_pool
     from .precision import AutocastInferer, fast_bfloat16
     from .pseudo_labels import PseudoLabels
@@ -41,6 +49,7 @@ __all__ = [
     "Checkpoints",
     "EpochProgress",
     "ImagePool",
+    "LoadWhole",
     "PreparePairs",
     "PseudoLabels",
     "RandomCurve",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
 from ..data.batches import collect_samples, pair_numbers
-from ..files import replacing
+from ..disk import allocate
+from ..kept import GoneError, check, keeping, whole
 from ..losses import LNCCLoss
 from ..spatial import fold_fraction, sample
 from ..terminal import track
+
+FILES = ("image.npy", "label.npy", "index.json")
+AGAIN = "run the stage source_segmentation, or the whole chain, which makes it anew"
 
 
 class AugmentedSamples(Mapping[str, Tensor]):
@@ -67,7 +72,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
         if not 0 < keep <= 1:
             raise ValueError(f"Expected `keep` in (0, 1], got {keep}.")
         self.folder = Path(folder)
-        if not (self.folder / "index.json").is_file():
+        if not all([whole(self.folder / name) for name in FILES]):
             self._write(network, labelled, others, num_classes, keep, max_pairs, batch_size, seed)
         self._open(original_share)
 
@@ -76,14 +81,14 @@ class AugmentedSamples(Mapping[str, Tensor]):
         """Open samples that an earlier stage wrote.
 
         Raises:
-            FileNotFoundError: when the folder holds no finished cache.
+            GoneError: when the folder holds no finished cache.
+            DamagedError: for one that is not what was written there.
         """
         self = cls.__new__(cls)
         self.folder = Path(folder)
-        if not (self.folder / "index.json").is_file():
-            raise FileNotFoundError(
-                f"Expected augmented samples in {folder}: run the stage source_segmentation first."
-            )
+        for path in (self.folder / name for name in FILES):
+            if not check(path, AGAIN).is_file():
+                raise GoneError(path, "of the augmented samples is missing", AGAIN)
         self._open(original_share)
         return self
 
@@ -137,35 +142,18 @@ class AugmentedSamples(Mapping[str, Tensor]):
             else pair_numbers(chosen, count)
         )
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        total = count + len(pairs)
-        images = open_memmap(self.folder / "image.npy", "w+", np.float16, (total, *fixed.shape[1:]))
-        labels = open_memmap(self.folder / "label.npy", "w+", np.uint8, (total, 1, *fixed.shape[2:]))
-        for number, (image, label) in enumerate(
-            zip(moving["image"].tensors, moving["label"].tensors, strict=True)
+        shapes = [(count + len(pairs), *fixed.shape[1:]), (count + len(pairs), 1, *fixed.shape[2:])]
+        with (
+            mapped(self.folder / "image.npy", np.float16, shapes[0]) as images,
+            mapped(self.folder / "label.npy", np.uint8, shapes[1]) as labels,
         ):
-            images[number], labels[number] = image.numpy(), label.numpy()
-        device = next(network.parameters()).device
-        score = LNCCLoss(reduction="none")
-        similarity, folds = [], []
-        network.eval()
-        done = count
-        with torch.inference_mode():
+            for number, (image, label) in enumerate(
+                zip(moving["image"].tensors, moving["label"].tensors, strict=True)
+            ):
+                images[number], labels[number] = image.numpy(), label.numpy()
             batches = pairs.split(batch_size) if len(pairs) else ()
-            for batch in track(batches, "registering pairs"):
-                source = moving["image"][batch[:, 0]].to(device).float()
-                target = fixed[batch[:, 1]].to(device).float()
-                phi = network(torch.cat([source, target], dim=1))
-                warped = sample(source, phi)
-                onehot = one_hot(moving["label"][batch[:, 0]].to(device), num_classes)
-                end = done + len(batch)
-                images[done:end] = warped.cpu().numpy()
-                labels[done:end] = sample(onehot, phi).argmax(1, keepdim=True).cpu().numpy()
-                similarity += (1 - score(warped, target)).tolist()
-                folds += fold_fraction(phi).tolist()
-                done = end
-        images.flush()
-        labels.flush()
+            warped = images[count:], labels[count:]
+            similarity, folds = _warp(network, moving, fixed, batches, num_classes, warped)
         threshold = np.quantile(similarity, 1 - keep) if similarity else 0.0
         index = [
             {"moving": m, "fixed": f, "similarity": s, "folds": d, "kept": bool(s >= threshold and d <= 0.01)}
@@ -176,5 +164,50 @@ class AugmentedSamples(Mapping[str, Tensor]):
             files = moving.files + [
                 f"{moving.files[m]} warped onto {fixed_files[f]}" for m, f in pairs.tolist()
             ]
-        with replacing(self.folder / "index.json") as partial:  # an index means that all is written
+        with keeping(self.folder / "index.json") as partial:  # an index means that all is written
             partial.write_text(json.dumps({"originals": count, "pairs": index, "files": files}))
+
+
+def _warp(
+    network: nn.Module,
+    moving: Mapping[str, Any],
+    fixed: Any,
+    batches: Sequence[Tensor],
+    num_classes: int,
+    warped: tuple[np.ndarray, np.ndarray],
+) -> tuple[list[float], list[float]]:
+    """Register pairs and write the warped images and labels; similarity and share of folds of each pair."""
+    device = next(network.parameters()).device
+    score = LNCCLoss(reduction="none")
+    similarity: list[float] = []
+    folds: list[float] = []
+    network.eval()
+    done = 0
+    with torch.inference_mode():
+        for batch in track(batches, "registering pairs"):
+            source = moving["image"][batch[:, 0]].to(device).float()
+            target = fixed[batch[:, 1]].to(device).float()
+            phi = network(torch.cat([source, target], dim=1))
+            image = sample(source, phi)
+            onehot = one_hot(moving["label"][batch[:, 0]].to(device), num_classes)
+            end = done + len(batch)
+            warped[0][done:end] = image.cpu().numpy()
+            warped[1][done:end] = sample(onehot, phi).argmax(1, keepdim=True).cpu().numpy()
+            similarity += (1 - score(image, target)).tolist()
+            folds += fold_fraction(phi).tolist()
+            done = end
+    return similarity, folds
+
+
+@contextmanager
+def mapped(path: Path, dtype: type, shape: Sequence[int]) -> Iterator[np.ndarray]:
+    """An array in a file, which takes its place once it is filled; the disk has room for all of it.
+
+    Raises:
+        DiskError: where it has not, before anything is written.
+    """
+    with keeping(path, size=int(np.prod(shape)) * np.dtype(dtype).itemsize) as partial:
+        array = open_memmap(partial, "w+", dtype, tuple(shape))
+        allocate(partial)
+        yield array
+        array.flush()

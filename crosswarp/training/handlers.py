@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import random
 from collections.abc import Mapping
@@ -13,21 +14,53 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from torch import nn
+from monai.handlers import CheckpointLoader
+from torch import Tensor, nn
 
-from ..files import replacing
+from ..disk import require_space
 from ..finite import non_finite
+from ..kept import DAMAGED, check, copy_to_twin, keeping, restore, set_aside, whole
 from ..networks import MultiStepRegistration
 from ..terminal import PLAIN_LINES, LiveLine, console, end_line
 from .guard import TrainingError, TrainingGuard
 
+logger = logging.getLogger(__name__)
+
 LAST_EPOCH = "last epoch"  # what chooses the weights where nothing is validated
 
 
-def save_atomically(content: Any, path: str | Path) -> None:
-    """``torch.save``, but a reader of ``path`` never sees half a file."""
-    with replacing(path) as partial:
+def save_atomically(content: Any, path: str | Path, previous: str | Path | None = None) -> None:
+    """``torch.save``, but a reader of ``path`` never sees half a file, and knows a damaged one.
+
+    Args:
+        content: what to save.
+        path: the file.
+        previous: where the file before goes; None where it is not needed any more.
+    """
+    with keeping(path, previous, num_bytes(content)) as partial:
         torch.save(content, partial)
+
+
+def num_bytes(content: Any) -> int:
+    """Bytes of all tensors in nested mappings and lists; those that share memory count each."""
+    if isinstance(content, Tensor):
+        return content.nbytes
+    if isinstance(content, Mapping):
+        content = list(content.values())
+    return sum(map(num_bytes, content)) if isinstance(content, (list, tuple)) else 0
+
+
+class LoadWhole(CheckpointLoader):
+    """MONAI's ``CheckpointLoader``, for weights that are what was written there.
+
+    Raises:
+        DamagedError: for a file that is not; what has no digest beside it is taken as it is.
+    """
+
+    def __call__(self, engine: Engine) -> None:
+        """Check the file, and load it."""
+        check(self.load_path)
+        super().__call__(engine)
 
 
 class SeedEpochs:
@@ -58,10 +91,12 @@ class SeedEpochs:
 class Checkpoints:
     """Keep a run's state, its best network and its history; resume from them.
 
-    In ``folder``: ``last.pt``, all that is needed to go on; ``best.pt``, the weights of ``network`` at the
-    best value of the evaluator's key metric (without an evaluator: the latest); ``history.json``, the metrics
-    of trainer and evaluator by epoch. Place it after the ``ValidationHandler`` in the trainer's handlers.
-    Nothing with NaN or infinity is written: a ``TrainingGuard`` over the objects stops such a training.
+    In ``folder``: ``last.pt``, all that is needed to go on, and ``last.previous.pt``, the one before it;
+    ``best.pt``, the weights of ``network`` at the best value of the evaluator's key metric (without an
+    evaluator: the latest), and a copy of it; ``history.json``, the metrics of trainer and evaluator
+    by epoch. What is damaged is set aside, and made again from what is not. Place it after the
+    ``ValidationHandler`` in the trainer's handlers. Nothing with NaN or infinity is written: a
+    ``TrainingGuard`` over the objects stops such a training.
 
     Args:
         folder: where the files are. A ``last.pt`` found there when training starts is resumed from.
@@ -89,7 +124,9 @@ class Checkpoints:
         self.evaluator: Any = evaluator  # MONAI gives its state attributes that ignite does not declare
         self.interval = interval
         self.history: list[dict[str, float]] = []
-        last = str(self.folder / "last.pt")
+        self.last, self.best = self.folder / "last.pt", self.folder / "best.pt"
+        self.previous = self.folder / "last.previous.pt"
+        last = str(self.last)
         self.guard = TrainingGuard(
             objects, self.folder.absolute().parent.name, learning_rates or {"network": "learning_rate"}, last
         )
@@ -101,15 +138,18 @@ class Checkpoints:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def resume(self, engine: Engine) -> None:
-        """Go on from ``last.pt``, if there is one.
+        """Go on from ``last.pt``, if there is one, or the one before it.
 
         Raises:
             TrainingError: where it holds NaN or infinity.
+            DiskError: where the disk has no room for what will be written.
         """
-        path = self.folder / "last.pt"
-        if not path.is_file():
+        self.check_space()
+        restore(self.best)
+        found = ((path, state) for path in (self.last, self.previous) if (state := self.read(path)))
+        path, state = next(found, (None, {}))
+        if path is None:
             return
-        state = torch.load(path, map_location="cpu", weights_only=True)
         if wrong := non_finite(state):
             raise TrainingError(
                 f"Cannot go on from {path}, which holds NaN or infinity in {len(wrong)} tensors, {wrong[0]} "
@@ -122,7 +162,42 @@ class Checkpoints:
         if self.evaluator is not None:
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        if path == self.previous or not whole(self.folder / "history.json"):
+            self.write_history()
         engine.logger.info(f"Resumed from {path}: {state['epoch']} epochs are done.")
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """A state; empty where there is none, or it is damaged and set aside."""
+        if not whole(path):
+            return {}
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises of many kinds for what is broken
+            set_aside(path)
+            kind = type(error).__name__
+            logger.warning(f"{path} cannot be read ({kind}), and set aside as {path.name}{DAMAGED}.")
+            return {}
+        if state.get("best_metric_epoch", 1) > 0 and not whole(self.best):
+            logger.warning(f"{path} cannot be gone on from: {self.best}, which belongs to it, is lost.")
+            return {}
+        return state
+
+    def check_space(self) -> None:
+        """Check that there is room for all that a training leaves: states, weights, copies.
+
+        Raises:
+            DiskError: with the size needed and the size free.
+        """
+        modules = [item for item in self.objects.values() if isinstance(item, nn.Module)]
+        weights = num_bytes(self.network.state_dict())
+        state = 3 * sum(num_bytes(item.state_dict()) for item in modules)  # Adam has two moments
+        known = sum(path.stat().st_size for path in self.folder.glob("*.pt*"))
+        require_space(self.last, max(3 * state + 3 * weights - known, 0), state, "the stage's checkpoints")
+
+    def write_history(self) -> None:
+        """Write the metrics of all epochs."""
+        with keeping(self.folder / "history.json") as partial:
+            partial.write_text(json.dumps(self.history))
 
     def save(self, engine: Engine) -> None:
         """Write history, best weights and state after an epoch.
@@ -145,7 +220,8 @@ class Checkpoints:
                 raise self.guard.error(engine, f"the validation's {key} is {float(metrics[key])}")
         self.history.append({"epoch": epoch} | {name: float(value) for name, value in metrics.items()})
         if self.evaluator is None or (validated and self.evaluator.state.best_metric_epoch == epoch):
-            save_atomically(self.network.state_dict(), self.folder / "best.pt")
+            save_atomically(self.network.state_dict(), self.best)
+            copy_to_twin(self.best)
         if last or epoch % self.interval == 0:
             state = {name: item.state_dict() for name, item in self.objects.items()}
             state |= {"epoch": epoch, "iteration": engine.state.iteration, "history": self.history}
@@ -153,24 +229,24 @@ class Checkpoints:
                 state["best_metric"] = float(self.evaluator.state.best_metric)
                 state["best_metric_epoch"] = self.evaluator.state.best_metric_epoch
             # the state comes last: what is cut short before it is written again by the run that goes on
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "history.json").write_text(json.dumps(self.history))
-            save_atomically(state, self.folder / "last.pt")
+            self.write_history()
+            save_atomically(state, self.last, self.previous)
 
     @property
     def chosen(self) -> dict[str, Any]:
         """The checkpoint that was chosen: ``weights`` (its path), ``criterion``, ``value`` and ``epoch``."""
+        restore(self.best)
         if self.evaluator is None:
             last = self.history[-1]
             return {
-                "weights": self.folder / "best.pt",
+                "weights": self.best,
                 "criterion": LAST_EPOCH,
                 "value": last.get("loss", 0.0),
                 "epoch": last["epoch"],
             }
         state = self.evaluator.state
         return {
-            "weights": self.folder / "best.pt",
+            "weights": self.best,
             "criterion": state.key_metric_name,
             "value": float(state.best_metric),
             "epoch": state.best_metric_epoch,

@@ -17,8 +17,9 @@ import scripts.evaluation.evaluation  # by this name the configs know it
 import scripts.networks
 from crosswarp.errors import plain_input_errors
 from crosswarp.inference.registrar import Registrar, load
+from crosswarp.kept import read_json
 from crosswarp.metrics import dice_per_class
-from crosswarp.runs.bundle import INFERENCE, read_json, write_json
+from crosswarp.runs.bundle import INFERENCE, write_json
 from crosswarp.spatial import jacobian_determinant
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, STAGES, write_trained_run

@@ -17,11 +17,12 @@ import crosswarp
 from crosswarp.commands.package import package
 from crosswarp.data import load_datalist
 from crosswarp.files import file_digest
+from crosswarp.kept import read_json
 from crosswarp.places import META
 from crosswarp.release.package import median_spacing
 from crosswarp.release.verify import unpack
 from crosswarp.runs import load_network
-from crosswarp.runs.bundle import read_json, write_json
+from crosswarp.runs.bundle import write_json
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, STAGES, write_trained_run
 

@@ -87,6 +87,7 @@ def test_files_of_a_bundle_are_copied_as_far_as_there_are_any_and_not_over_edits
         "LICENSE",
         "docs/README.md",
         "published.json",
+        "SHA256SUMS",
     }
     (run / "docs" / "README.md").write_text("our own words")
     (bundle / "LICENSE").write_text("new")

@@ -13,6 +13,7 @@ from torch import nn
 from crosswarp.data import load_datalist
 from crosswarp.errors import plain_input_errors
 from crosswarp.runs import Stage
+from crosswarp.runs.bundle import write_json
 from crosswarp.runs.stage import training_warnings
 from tests.cohorts import write_blob_cohort
 
@@ -211,7 +212,7 @@ def test_faults_of_the_data_and_of_the_parameters_end_it_before_anything_is_writ
 def test_time_of_a_finished_training_is_kept_when_it_is_begun_again(bundle):
     bundle.train()
     content = bundle.manifest | {"seconds": 100.0}
-    (bundle.folder / "manifest.json").write_text(json.dumps(content))
+    write_json(bundle.folder / "manifest.json", content, twin=True)
     assert 100 <= bundle.train()["seconds"] < 110
     assert bundle.train(learning_rate=0.5)["seconds"] < 10
 

@@ -123,7 +123,7 @@ def test_samples_are_computed_once(tmp_path):
     )
     assert network.calls == 3
     content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert set(content) == {"image.npy", "label.npy", "index.json"}
+    assert set(content) == {"image.npy", "label.npy", "index.json", "SHA256SUMS"}
     again = AugmentedSamples(tmp_path, Unused(1, 1), [], [], 3)
     loaded = AugmentedSamples.load(tmp_path, original_share=0.5)
     for other in (again, loaded):
@@ -180,7 +180,7 @@ def test_what_cannot_be_is_refused(tmp_path):
     for keep in (0, 1.1):
         with pytest.raises(ValueError, match=r"`keep` in \(0, 1\]"):
             AugmentedSamples(tmp_path / "new", Unused(1, 1), [], [], 3, keep=keep)
-    with pytest.raises(FileNotFoundError, match="source_segmentation first"):
+    with pytest.raises(FileNotFoundError, match="run the stage source_segmentation"):
         AugmentedSamples.load(tmp_path / "nothing")
     assert json.dumps(sorted(path.name for path in tmp_path.iterdir())) == "[]"
 

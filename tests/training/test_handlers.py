@@ -227,7 +227,7 @@ def test_steps_that_cannot_join_are_named():
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "new" / "state.pt"
     save_atomically({"epoch": 1}, path)
-    assert [file.name for file in path.parent.iterdir()] == ["state.pt"]
+    assert {file.name for file in path.parent.iterdir()} == {"state.pt", "SHA256SUMS"}
 
     def fail(content, file):
         file.write_bytes(b"half a")

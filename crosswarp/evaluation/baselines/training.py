@@ -11,7 +11,8 @@ from typing import Any
 from ...data import load_datalist
 from ...errors import plain_input_errors
 from ...files import file_digest
-from ...runs.bundle import WEIGHTS, read_json
+from ...kept import read_json
+from ...runs.bundle import WEIGHTS
 from ...runs.config import open_workflow, verbatim
 from ...runs.stage import claim_run
 

@@ -21,8 +21,9 @@ from crosswarp.errors import plain_input_errors
 from crosswarp.evaluation.baselines.identity import Identity
 from crosswarp.evaluation.measure import Measure
 from crosswarp.evaluation.methods import measured_cost
+from crosswarp.kept import read_json
 from crosswarp.metrics import MeasuredImage
-from crosswarp.runs.bundle import INFERENCE, read_json, write_json
+from crosswarp.runs.bundle import INFERENCE, write_json
 from crosswarp.spatial.grid import Grid
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import ROOT, write_trained_run
