@@ -26,6 +26,7 @@ REMEDIES = {
     errno.EFBIG: "Raise the limit",
     errno.EIO: "Look after the disk",
 }
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # whoever raises them
 PROBE = 2**20  # bytes: what a full disk has no room for
 
 

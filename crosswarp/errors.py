@@ -6,8 +6,10 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
+from .disk import FULL, DiskError, disk_error
 from .wording import printable
 
 
@@ -70,10 +72,10 @@ def last_words(error: BaseException) -> str | None:
     log = terminal.end(error)
     if (cause := input_error(error)) is not None:
         return f"\nerror: {message(cause)}"
-    if log is None or terminal.State.verbose:
-        return None
     if isinstance(error, KeyboardInterrupt):
         return "\nstopped; the same command goes on where it was"
+    if log is None or terminal.State.verbose:
+        return None
     return f"\nerror: {described(error)} {log}"
 
 
@@ -87,6 +89,8 @@ def end_with_message(kind: type[BaseException], error: BaseException, trace: Tra
 
 def message(error: BaseException) -> str:
     """What an error says, fit to be printed: names of files may hold anything."""
+    if isinstance(error, OSError) and not isinstance(error, DiskError) and error.errno in FULL:
+        error = disk_error(Path(error.filename or "its files"), error.errno)
     return "\n".join(printable(line, 2000) for line in str(error).splitlines())
 
 

@@ -8,7 +8,9 @@ colours, and of a training a plain line every tenth of its epochs.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -18,6 +20,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from .disk import explained
 from .errors import Notice
 
 Item = TypeVar("Item")
@@ -55,6 +58,13 @@ class OwnMessages(logging.Handler):
         console().print(f"{mark}{record.getMessage()}", style=style)
 
 
+class LogFile(logging.FileHandler):
+    """A log that nothing fails for: what a full disk does to results is said where these are written."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Leave the message out."""
+
+
 def show_messages(verbose: bool = False) -> None:
     """Show the library's own messages on the terminal, and nothing else; end the log that is written.
 
@@ -62,6 +72,7 @@ def show_messages(verbose: bool = False) -> None:
         verbose: show everything, with times, as Python's logging does.
     """
     close_log()
+    stop_on_signals()
     if State.shown is not None:
         logging.getLogger().removeHandler(State.shown)
     State.verbose, State.shown = verbose, logging.StreamHandler(sys.stdout) if verbose else OwnMessages()
@@ -91,8 +102,17 @@ def write_log(path: Path) -> None:
     """Write all messages to a file, which is made or continued; the one before is closed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     close_log()
-    State.log = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    with explained(path):
+        State.log = LogFile(path, encoding="utf-8", errors="backslashreplace")
     _add(State.log)
+
+
+def stop_on_signals() -> None:
+    """End as Ctrl-C does it on what schedulers and closing terminals send: files whole, said in one line."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, signal.default_int_handler)
 
 
 def close_log() -> None:

@@ -38,6 +38,7 @@ def package(
     """
     from ..files import replacing
     from ..kept import read_json
+    from ..lock import one_writer
     from ..release.package import Release, check_run, zipped
     from ..release.verify import BundleError, inspect
     from ..runs.chain import data_of_run
@@ -70,7 +71,8 @@ def package(
             f"There with other content: {', '.join(others)}. Name another --out, give this release another "
             "--version, or replace them: --overwrite."
         )
-    for path, content in contents.items():
-        with replacing(path) as partial:
-            partial.write_bytes(content)
+    with one_writer(out):
+        for path, content in contents.items():
+            with replacing(path, size=len(content)) as partial:
+                partial.write_bytes(content)
     return list(contents)

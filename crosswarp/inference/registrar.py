@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from ..errors import plain_input_errors
+from ..lock import one_writer
 from ..release.verify import unpack
 from ..runs.bundle import INFERENCE
 from ..runs.config import check_ids, read_config, verbatim
+from ..runs.published import warn_of_edits
 from .registration import Registration, Segmentation
 from .runner import MODALITIES, Image, Runner, SegmentedOnce
 
@@ -68,6 +70,7 @@ def load(
             "path, or train the chain with `python -m crosswarp train`."
         )
     parser = read_config(path / INFERENCE)
+    warn_of_edits(path, INFERENCE)
     check_ids(overrides, parser, str(path / INFERENCE))
     for identifier, value in overrides.items():
         parser[identifier] = value
@@ -226,10 +229,16 @@ class Registrar:
 
         Raises:
             FileNotFoundError: naming every missing file.
+            BusyError: where another process registers a list of pairs into the same folder.
             ValueError: for files that cannot be registered: all faults at once, before anything is computed.
         """
         runner = self.runner(*self.modalities)
-        network, dataset = SegmentedOnce(runner.network), runner.parsed("dataset")
+        dataset = runner.parsed("dataset")  # which claims its results
+        with one_writer(runner.parsed("output_dir")):
+            self._register_files(runner, dataset)
+
+    def _register_files(self, runner: Runner, dataset: Any) -> None:
+        network = SegmentedOnce(runner.network)
         size = runner.parser.get_parsed_content("dataloader#batch_size", default=1)
         postprocess = runner.parsed("postprocessing")
         for start in range(0, len(dataset), size):

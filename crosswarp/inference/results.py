@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..disk import explained
+from ..lock import one_writer
 from ..wording import printable
 
 IMAGES = (
@@ -18,6 +20,7 @@ IMAGES = (
 SUFFIXES = (*IMAGES, ".h5", ".tfm", ".json")
 PAIR_KINDS = ("warped", "warped_seg", "transform", "inverse", "displacement", "quality")
 SOURCES = "sources.jsonl"
+CLAIM_SECONDS = 5  # to wait for another process that claims its results in the same folder
 MOST_BYTES = 220  # of a result's name, which gets a suffix, and another one while it is written
 Results = Mapping[str, tuple[str, ...]]  # name, without suffix -> what it is made of
 
@@ -98,21 +101,31 @@ def claim(folder: str | Path, results: Sequence[Results]) -> None:
 
     Raises:
         ValueError: as :func:`result_faults` says.
-        OSError: where the folder cannot be written to.
+        BusyError: where another process registers a list of pairs into the folder.
+        DiskError: where the folder cannot be written to.
     """
+    folder = Path(folder)
     if faults := result_faults(results, folder):
         raise ValueError("\n- ".join([f"Expected results to write into {folder}, but:", *faults]))
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with one_writer(folder, CLAIM_SECONDS), explained(folder / SOURCES):
+        _note(folder, results)
+
+
+def _note(folder: Path, results: Sequence[Results]) -> None:
+    """Write what results are made of, as far as it is not known, at once and on the disk."""
+    if faults := result_faults(results, folder):  # of those that another process has claimed meanwhile
+        raise ValueError("\n- ".join([f"Expected results to write into {folder}, but:", *faults]))
     known = _sources(folder)
     lines: dict[tuple[str, ...], list[str]] = {}
     for name, sources in ((name, sources) for each in results for name, sources in each.items()):
         if known.get(_folded(name)) != sources:
             lines.setdefault(sources, []).append(name)
+    notes = [{"made_of": made_of, "results": list(dict.fromkeys(names))} for made_of, names in lines.items()]
+    cut = (folder / SOURCES).is_file() and not (folder / SOURCES).read_bytes().endswith(b"\n")
     with open(folder / SOURCES, "a", encoding="utf-8") as file:
-        for sources, names in lines.items():
-            note = {"made_of": sources, "results": list(dict.fromkeys(names))}
-            file.write(json.dumps(note) + "\n")
+        file.write("\n" * cut + "".join(json.dumps(note) + "\n" for note in notes))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _taken(wanted: Mapping[str, tuple[str, tuple[str, ...]]], folder: Path) -> list[str]:

@@ -310,7 +310,7 @@ def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Data
         ValueError: where its data have changed or are others, or a stage is not trained.
     """
     run_dir = Path(run_dir)
-    if not is_kept(run_dir / "run.json"):
+    if not (run_dir / "run.json").is_file():
         raise FileNotFoundError(
             f"Expected a run in {run_dir}, but there is no run.json: correct run_dir, or train with "
             "configs/train.json."

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import replacing
-from ..kept import known_json
+from ..kept import known_json, read_json
 from .bundle import INFERENCE, inference_config, json_text, write_json
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,20 @@ def publish(folder: Path, name: Path, content: Mapping[str, Any]) -> None:
             partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     if written != (digests := {key: _digest(value) for key, value in content.items()}):
         write_json(record, files | {str(name): digests})
+
+
+def warn_of_edits(folder: Path, name: Path) -> None:
+    """Say which ids of a published JSON file are not as they were written: edited on purpose, or damaged."""
+    written = (read_json(folder / RECORD) if (folder / RECORD).is_file() else {}).get(str(name))
+    if written is None:
+        return
+    if edited := sorted(
+        _changed(_object((folder / name).read_text(encoding="utf-8"), folder / name), written)
+    ):
+        logger.warning(
+            f"{folder / name} is not as it was written: {', '.join(edited)}. If nobody has edited it, it is "
+            "damaged: remove it, and give the training's command again."
+        )
 
 
 def _changed(found: Mapping[str, Any], written: Mapping[str, str]) -> set[str]:
