@@ -9,7 +9,7 @@ import fire
 
 from .commands import COMMANDS
 from .commands.arguments import asks_for_help, command_line
-from .errors import last_words
+from .errors import STOPPED, last_words
 
 # Threads that wait should spin briefly, then sleep: without spinning small networks take twice as long, those
 # that spin for long take the cores from each other when anything else runs. Torch reads it once, when loaded.
@@ -28,7 +28,9 @@ def main() -> None:
             show_messages()
         fire.Fire(COMMANDS, command=typed, name="crosswarp")
     except (Exception, KeyboardInterrupt) as error:
-        if (words := last_words(error)) is None:
+        if (words := last_words(error)) is None and isinstance(error, KeyboardInterrupt):
+            words = STOPPED
+        if words is None:
             raise
         sys.exit(words)
 

@@ -112,10 +112,9 @@ def require_space(path: Path, size: int, largest: int = 0, what: str = "") -> No
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if limit != resource.RLIM_INFINITY and (largest or size) > limit:
         raise disk_error(path, errno.EFBIG, needed)
-    with suppress(OSError):
-        found = os.statvfs(nearest_folder(path.parent))
-        if found.f_blocks and size > found.f_bavail * found.f_frsize:
-            raise disk_error(path, errno.ENOSPC, needed)
+    found = os.statvfs(nearest_folder(path.parent))
+    if found.f_blocks and size > found.f_bavail * found.f_frsize:
+        raise disk_error(path, errno.ENOSPC, needed)
 
 
 @contextmanager

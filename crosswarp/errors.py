@@ -12,6 +12,8 @@ from types import TracebackType
 from .disk import FULL, DiskError, disk_error
 from .wording import printable
 
+STOPPED = "\nstopped"
+
 
 class Notice(UserWarning):
     """A warning that is for the user: of the data, or of what was found in a file."""
@@ -72,16 +74,18 @@ def last_words(error: BaseException) -> str | None:
     log = terminal.end(error)
     if (cause := input_error(error)) is not None:
         return f"\nerror: {message(cause)}"
-    if isinstance(error, KeyboardInterrupt):
-        return "\nstopped; the same command goes on where it was"
     if log is None or terminal.State.verbose:
         return None
+    if isinstance(error, KeyboardInterrupt):
+        return "\nstopped; the same command goes on where it was"
     return f"\nerror: {described(error)} {log}"
 
 
 def end_with_message(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print the last words of a command, or the traceback where there are none: a ``sys.excepthook``."""
-    if (words := last_words(error)) is None:
+    if (words := last_words(error)) is None and isinstance(error, KeyboardInterrupt):
+        words = STOPPED
+    if words is None:
         sys.__excepthook__(kind, error, trace)
     else:
         print(words, file=sys.stderr)

@@ -58,8 +58,12 @@ class Writer:
         if self.held:
             self.held = False
             if self.lock.lock_counter == 1:
-                with suppress(OSError):
-                    (self.folder / WRITER).unlink()
+                for name in (
+                    WRITER,
+                    LOCK,
+                ):  # who has opened the latter meanwhile sees that it is gone, and tries again
+                    with suppress(OSError):
+                        (self.folder / name).unlink()
             self.lock.release()
 
     def __del__(self) -> None:
