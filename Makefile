@@ -1,5 +1,6 @@
 # make demo    the whole chain on a synthetic knee cohort, on the CPU; ends in $(RUN)/report.html
 # make test    every test, with coverage
+# make test-long  injects faults for an hour or so: kills, damage, full disks; prints a table (see docs)
 # make test-numpy126  the tests of packaged bundles on numpy 1.26, in an environment of its own
 # make lint    ruff and mypy
 # make docs    the documentation as a site, docs/_build/html
@@ -24,7 +25,7 @@ STUDIES ?= $(RUN)/data/images
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT  := 10000
 
-.PHONY: demo test test-numpy126 lint docs label test-label clean
+.PHONY: demo test test-long test-numpy126 lint docs label test-label clean
 
 demo: $(RUNTIME)
 	$(BIN)/python -m crosswarp cohort --folder $(RUN)/data --size 128 --grid 64
@@ -37,6 +38,10 @@ demo: $(RUNTIME)
 # One worker a core, each with one thread: training in two threads beside another process is slower than in one.
 test: $(DEVELOP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n auto --dist loadfile $(ARGS)
+
+test-long: $(DEVELOP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 200 --flips 500 --vanished 60 --full 30 --clocks 15 \
+	    --two 10 --signals 40 $(ARGS)
 
 test-numpy126: $(NUMPY126)/.ready
 	$(NUMPY126)/bin/python -m pytest -p no:cacheprovider \

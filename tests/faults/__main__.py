@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .chain import Chain
 from .process import warm_up
-from .trials import Table, Trials
+from .trials import COMMANDS, Table, Trials
 
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> Table:
         ("signals", "SIGTERM, SIGINT and SIGHUP at random moments"),
     ):
         parser.add_argument(f"--{name}", type=int, default=0, help=what)
+    parser.add_argument("--commands", default=",".join(COMMANDS), help="beside train, on a finished run")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--folder", type=Path, help="where to work; a temporary folder if not given")
     given = parser.parse_args(arguments)
@@ -38,9 +39,9 @@ def main(arguments: list[str] | None = None) -> Table:
         start = time.monotonic()
         warm_up()
         chain, table = Chain(Path(folder)), Table()
-        chain.prepare()
+        chain.prepare(given.commands.split(","))
         print(f"seed {given.seed}; prepared in {time.monotonic() - start:.0f} s", flush=True)
-        trials = Trials(chain, table, random.Random(given.seed))
+        trials = Trials(chain, table, random.Random(given.seed), given.commands.split(","))
         trials.kills(given.kills)
         trials.damage(given.flips, ("flipped bits", "cuts"))
         trials.damage(given.vanished, ("vanished files",))

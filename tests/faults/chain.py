@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
@@ -79,8 +79,11 @@ class Chain:
             return ["package", *options({"run": run_dir} | out), "--overwrite"]
         return [command, *options({"run": run_dir, "device": "cpu", "max_pairs": 2})]
 
-    def prepare(self) -> None:
+    def prepare(self, commands: Collection[str]) -> None:
         """Make the reference and the snapshots.
+
+        Args:
+            commands: what will be tried.
 
         Raises:
             RuntimeError: where the chain does not work without any faults.
@@ -100,7 +103,7 @@ class Chain:
         finished = self.folder / "snapshots" / "finished"
         shutil.copytree(place, finished)
         # the run stands elsewhere now: its record of being finished goes by places
-        for command in ("train", "evaluate", "package", "register"):
+        for command in dict.fromkeys(["train", *commands]):
             self._must(run(self.words(command, finished), self.log))
             self.expected[command] = self.result(command, finished)
         self.snapshots["finished"] = finished

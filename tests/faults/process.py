@@ -16,7 +16,7 @@ from pathlib import Path
 import crosswarp
 
 ROOT = Path(__file__).parents[2]
-LONGEST = 180  # seconds, of a command
+LONGEST = 900  # seconds, of a command
 TRACEBACK = "Traceback (most recent call last)"
 
 

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from .process import TRACEBACK, Command, Ended, run
 
 OUTCOMES = ("ended right", "refused clearly", "wrong", "lost")
 RUNNING = ("registration_augmentation", "source_segmentation", "domain_adaptation", "multimodal_registration")
-COMMANDS = {"train": 6, "evaluate": 6, "register": 6, "package": 1}  # how often on a finished run
+COMMANDS = {"train": 3, "evaluate": 6, "register": 6, "package": 1}  # how often on a finished run
 ATTEMPTS = 12  # kills of a chain before it is left in peace
 
 
@@ -67,10 +67,14 @@ class Trials:
         chain: with its snapshots.
         table: of outcomes.
         generator: of all that is random.
+        commands: what may be tried, of `COMMANDS`.
     """
 
-    def __init__(self, chain: Chain, table: Table, generator: random.Random) -> None:
+    def __init__(
+        self, chain: Chain, table: Table, generator: random.Random, commands: Sequence[str] = tuple(COMMANDS)
+    ) -> None:
         self.chain, self.table, self.random = chain, table, generator
+        self.commands = {name: often for name, often in COMMANDS.items() if name in commands}
 
     def again(self, kind: str, command: str, run_dir: Path, what: str) -> None:
         """Give the same command once more, which has to end right, and count."""
@@ -89,7 +93,7 @@ class Trials:
         while done < count:
             command, snapshot = self.random.choice(
                 [("train", each) for each in ("nothing", *RUNNING)]
-                + [("evaluate", "trained"), ("package", "trained")]
+                + [(each, "trained") for each in ("evaluate", "package") if each in self.commands]
             )
             run_dir = self.chain.copy(snapshot)
             name, killed = f"{kind}: {command}", 0
@@ -115,9 +119,11 @@ class Trials:
         """Flip bits of files, cut them, empty them or take them away; then the command that may read them."""
         for _ in range(count):
             kind = self.random.choice(kinds)
-            finished = self.random.random() < 0.7
+            finished = self.random.random() < 0.75
             snapshot = "finished" if finished else self.random.choice(RUNNING)
-            command = self.random.choices(*zip(*COMMANDS.items(), strict=True))[0] if finished else "train"
+            command = (
+                self.random.choices(*zip(*self.commands.items(), strict=True))[0] if finished else "train"
+            )
             run_dir = self.chain.copy(snapshot)
             path = self.random.choice(kept_files(run_dir))
             injure(path, kind, self.random)
@@ -148,7 +154,7 @@ class Trials:
     def full(self, count: int) -> None:
         """Fill a disk at any point of a command; with room again, the same command has to end right."""
         for _ in range(count):
-            command = self.random.choice(["train", "train", "evaluate", "package", "register"])
+            command = self.random.choice(["train", *self.commands])
             snapshot = self.random.choice(["nothing", *RUNNING]) if command == "train" else "trained"
             for kind, disk in (("full disk", filled), ("file-size limit", limited)):
                 with disk(self.chain, self.random) as (place, prepare, relieve):
@@ -170,7 +176,7 @@ class Trials:
         for _ in range(count):
             finished = self.random.random() < 0.5
             snapshot = "finished" if finished else self.random.choice(RUNNING)
-            command = self.random.choice(list(COMMANDS)) if finished else "train"
+            command = self.random.choice(list(self.commands)) if finished else "train"
             run_dir = self.chain.copy(snapshot)
             for path in kept_files(run_dir):
                 moment = time.time() + self.random.uniform(-1, 1) * 10**9

@@ -508,3 +508,40 @@ def test_warped_images_and_labels_are_written_on_the_grid_of_the_fixed(trained, 
         assert_on_grid(results.pop(f"{name.rpartition('_')[2]}_fixed_seg"), reference, classes)
     assert list(results) == ["warmtest0_moving_seg"]
     assert_on_grid(results["warmtest0_moving_seg"], image, classes)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damage_to_a_finished_run_is_made_good_without_training(run, original, caplog):
+    before = times(run)
+    (run / "multimodal_registration" / "models" / "model.pt").unlink()
+    for name in ("run.json", "provenance.json", "models/model.pt", "source_segmentation/manifest.json"):
+        flip(run / name)
+    for name in ("configs/train.json", "checkpoints/history.json", "statistics.json", "models/model.pt"):
+        flip(run / "domain_adaptation" / name)
+    with pytest.raises(
+        ValueError, match="models/model.pt is damaged, or was changed: .*give the training's command"
+    ):
+        load_network(run)
+    train(run)
+    assert not (run / "previous").exists()
+    assert {name: written[0] for name, written in times(run).items()} == {k: v[0] for k, v in before.items()}
+    for name in (*(f"{stage}/models/model.pt" for stage in STAGES), "models/model.pt"):
+        assert (run / name).read_bytes() == (original / name).read_bytes()
+    assert "domain_adaptation: is made again from its checkpoints: models/model.pt is damaged" in caplog.text
+    assert load_network(run)
+
+
+def test_a_stage_that_finds_damage_has_it_made_again(run, original, caplog):
+    flip(run / "source_segmentation" / "augmented" / "image.npy")
+    train(run)  # nothing reads it
+    assert not list((run / "source_segmentation" / "augmented").glob("*.damaged"))
+    shutil.rmtree(run / "domain_adaptation")
+    train(run)
+    assert "augmented/image.npy is damaged, or was changed: it is made again" in caplog.text
+    for name in STAGES:
+        assert weights_of(run)[name].read_bytes() == weights_of(original)[name].read_bytes()

@@ -176,6 +176,24 @@ def test_without_others_the_labelled_images_are_paired_with_each_other(tmp_path)
     assert len(alone["image"]) == 1 and alone.weights.tolist() == [1]
 
 
+@pytest.mark.parametrize("name", ["image.npy", "label.npy", "index.json"])
+def test_damaged_samples_are_seen_and_written_anew(tmp_path, name):
+    labelled, others = make_samples(2), make_samples(5, labelled=False)
+    AugmentedSamples(tmp_path, Known(), labelled, others, 3)
+    whole = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    content = bytearray(whole[name])
+    content[-1] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(
+        ValueError, match=f"{name} is damaged, or was changed: run the stage source_segmentation"
+    ):
+        AugmentedSamples.load(tmp_path)
+    network = Known()
+    AugmentedSamples(tmp_path, network, labelled, others, 3)
+    assert network.calls and (tmp_path / f"{name}.damaged").read_bytes() == content
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.suffix != ".damaged"} == whole
+
+
 def test_what_cannot_be_is_refused(tmp_path):
     for keep in (0, 1.1):
         with pytest.raises(ValueError, match=r"`keep` in \(0, 1\]"):

@@ -270,3 +270,40 @@ def test_progress_of_a_resumed_training_goes_on(tmp_path, capsys):
     progress.attach(resumed.trainer)
     resumed.run()
     assert capsys.readouterr().out.split("  ")[1] == "epoch 3/4" and progress.line is None
+
+
+@pytest.mark.parametrize(
+    "injured",
+    [["last.pt"], ["best.pt"], ["last.pt", "best.pt", "history.json"], ["last.pt", "last.previous.pt"]],
+)
+@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+def test_damaged_checkpoints_are_made_again(tmp_path, injured, how):
+    whole = Training(tmp_path / "whole").run()
+    with pytest.raises(KeyboardInterrupt):
+        Training(tmp_path / "parts", stop=3 * STEPS + 2).run()
+    for name in injured:
+        path = tmp_path / "parts" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 8
+        path.write_bytes(content if how == "flip" else content[: len(content) // 2])
+        if how == "gone":
+            path.unlink()
+    resumed = Training(tmp_path / "parts", seed=9 if len(injured) != 2 else 0).run()
+    first = {"last.pt": 3, "best.pt": 4}[injured[0]] if len(injured) != 2 else 1
+    assert list(resumed.weights)[0] == first
+    assert_same(resumed.network.state_dict(), whole.network.state_dict())
+    assert_same(load(tmp_path / "parts" / "best.pt"), load(tmp_path / "whole" / "best.pt"))
+    assert (tmp_path / "parts" / "history.json").read_text() == (
+        tmp_path / "whole" / "history.json"
+    ).read_text()
+    assert all((tmp_path / "parts" / f"{name}.damaged").exists() is (how != "gone") for name in injured[:2])
+
+
+def test_there_must_be_room_for_the_checkpoints_before_a_training_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr("crosswarp.training.handlers.num_bytes", lambda _: 2**60)
+    training = Training(tmp_path)
+    with pytest.raises(
+        OSError, match="the disk is full .* for the stage's checkpoints needed, .* free on the disk"
+    ):
+        training.run()
+    assert training.weights == {}
