@@ -1,7 +1,7 @@
 """How an image lies against those of the training: turned, mirrored, shifted, with inverted grey values.
 
-Nothing in a picture says how it was laid down. The networks do: where an image lies as the training's did,
-they are confident, and what they find has the place and shape of what they found there.
+Nothing in a picture says how it was laid down. What the networks find in it does: a network that has learnt
+to tell images of the training from turned, mirrored and inverted ones looks at each pose, segmented.
 """
 
 from __future__ import annotations
@@ -18,45 +18,56 @@ from monai.transforms import MapTransform, allow_missing_keys_mode
 from torch import Tensor, nn
 
 from ..data.frames import cut, frame_of_image, in_mm, on_frame, shown
+from ..metrics.components import LARGE_PIECE, count_components
 from ..metrics.evidence import confidence
-from ..metrics.typicality import Statistics, atypicality, shape_features
+from ..metrics.typicality import Statistics, shape_features
+from ..spatial.frame import see
 from ..spatial.grid import Grid, Matrix
 from ..spatial.pose import Pose, all_turns, mirroring, named_pose, turn_by
 
-UNUSUAL = 0.03  # of confidence, that being once more as unusual as the most unusual training image weighs
 LARGEST_SEARCH = 3  # times the frame along each axis, in which the anatomy is looked for
 LARGER = 1.25  # an image that reaches so far beyond its frame is located first
 
 
 class Judged(NamedTuple):
-    """A pose that was tried, and how sure the network is of what it finds there."""
+    """A pose that was tried.
+
+    Attributes:
+        pose: of the image.
+        frame: in which it is seen.
+        probabilities: of the classes there, ``[K, *spatial]``.
+        confidence: of the segmentation.
+        odds: logarithm of those that the image lies as the training's; NaN where they were not asked for.
+        score: of two poses, by how much their scores differ is the logarithm of how much likelier one is.
+    """
 
     pose: Pose
     frame: Grid
     probabilities: Tensor
     confidence: float
-    score: float
+    odds: float = math.nan
+    score: float = math.nan
 
 
 class PoseSearch:
     """Finds the pose in which an image is most like those of the training.
 
     Args:
-        network: segments images ``[B, C, *spatial]`` of a modality, by its ``segment``.
+        network: segments images ``[B, C, *spatial]`` of a modality, by its ``segment``, and tells by its
+            ``pose`` whether they lie as those of the training.
         inferer: runs it.
         normalise: the transform of the preprocessing that brings grey values to those of the training.
         statistics: of the training images by modality, see
-            :func:`~crosswarp.metrics.typicality.learn_statistics`; of one that has none, confidence decides.
+            :func:`~crosswarp.metrics.typicality.learn_statistics`: where in its frame the anatomy lies.
         turns: ``"right_angles"`` for all turns by those, mirrored and not; ``"none"`` for none; None for the
             first in 2D and the second in 3D, where headers tell.
         tilts: degrees of turns in the plane of the first two axes, to be tried on what is found.
         scales: sizes to be tried where lengths are not known.
-        inverted: whether inverted grey values are tried.
-        kept: so many of the likeliest are looked at more closely.
-        margin: plausibility by which a pose has to be ahead of all others to be certain.
-        turn_margin: plausibility by which a pose has to be ahead of that of the training, to be taken.
-        mirror_margin: that by which a mirrored one has to be ahead of one that is not, where no one says
-            which side an image shows. What is ahead by less makes the pair one to be checked.
+        inverted: whether inverted grey values are tried, where no other pose is likely.
+        confidence_weight: of the segmentation's confidence, as the logarithm of its odds, beside what the
+            network tells of the pose.
+        kept: so many of the likeliest are looked at more closely, in images that are larger than the frame.
+        certain: probability of the likeliest pose from which on the others are not worth naming.
         gain: confidence by which a tilt or size has to be ahead. Where an image is seen less tilted by some
             degrees, the network is hardly more right for being a little more confident.
         batch_size: images in a pass.
@@ -72,10 +83,9 @@ class PoseSearch:
         tilts: Sequence[float] = (-30.0, -15.0, 15.0, 30.0),
         scales: Sequence[float] = (0.7, 1.4),
         inverted: bool = True,
+        confidence_weight: float = 4.0,
         kept: int = 3,
-        margin: float = 0.002,
-        turn_margin: float = 0.005,
-        mirror_margin: float = 0.01,
+        certain: float = 0.8,
         gain: float = 0.05,
         batch_size: int = 16,
     ) -> None:
@@ -83,43 +93,48 @@ class PoseSearch:
             raise ValueError(f"Expected turns 'right_angles' or 'none', or null, got {turns!r}.")
         self.network, self.inferer, self.normalise = network, inferer, normalise
         self.statistics, self.turns, self.tilts, self.scales = statistics or {}, turns, tilts, scales
-        self.inverted, self.kept, self.batch_size = inverted, kept, batch_size
-        self.margin, self.turn_margin, self.mirror_margin = margin, turn_margin, mirror_margin
-        self.gain = gain
+        self.inverted, self.kept, self.certain, self.gain = inverted, kept, certain, gain
+        self.confidence_weight = confidence_weight
+        self.batch_size = batch_size
 
     def poses(self, dims: int) -> list[Pose]:
         """What is tried first."""
         several = self.turns == "right_angles" or (self.turns is None and dims == 2)
         turns = all_turns(dims) if several else [np.eye(dims)]
-        return [Pose(turn, each) for each in ([False, True] if self.inverted else [False]) for turn in turns]
+        return [Pose(turn) for turn in turns]
 
     def find(self, view: View, modality: str, mirrored: bool | None = None) -> tuple[Pose, list[Pose]]:
-        """Return the likeliest pose of an image, and others that are about as likely.
+        """Return the likeliest pose of an image, and others that may be right as well.
 
         Args:
             view: the image and the size of its frame.
             modality: ``"source"`` or ``"target"``.
             mirrored: whether it shows the other side, where that is known.
+
+        Raises:
+            ValueError: where the networks have not learnt to tell poses.
         """
+        if self.network.pose is None:
+            raise ValueError(
+                "Expected networks that have learnt how images lie, for the pose auto, got those of a run "
+                "that has not (pose_recognition null, or an earlier version): name the pose, such as "
+                "mirrored, or run the chain's training again, which trains no stage that is done."
+            )
         poses = [each for each in self.poses(view.dims) if mirrored in (None, each.mirrored)]
         if not poses:  # turns are not tried
             poses = [replace(each, turn=mirroring(view.dims)) for each in self.poses(view.dims)]
-        first = self.judged(view, poses, modality, view.search_size())
-        found = sorted(first, key=lambda each: -each.score)
+        found = self.judged(view, poses, modality, view.search_size())
+        if self.inverted and max(each.odds for each in found) < 0:
+            poses = [replace(pose, inverted=True) for pose in poses]
+            found += self.judged(view, poses, modality, view.search_size())
+        found = sorted(found, key=lambda each: -each.score)
         if view.is_large():
             closer = [self.about_anatomy(each, view, modality) for each in found[: self.kept]]
             found = sorted(self.judged(view, closer, modality), key=lambda each: -each.score)
         winner = found[0]
-        if mirrored is None and winner.pose.mirrored:
-            plain = [each for each in found if not each.pose.mirrored]
-            winner = self.unless_ahead(winner, plain, self.mirror_margin)
-        as_it_is = Pose(mirroring(view.dims) if mirrored else np.eye(view.dims))
-        usual = [each for each in found if each.pose.alike(as_it_is)]
-        winner = self.unless_ahead(winner, usual, self.turn_margin)
+        likely = torch.tensor([each.score for each in found]).softmax(0)
         near = [
-            each.pose
-            for each in found[:2]
-            if each.score > winner.score - self.margin and not each.pose.alike(winner.pose)
+            each.pose for each, share in zip(found[1:3], likely[1:3], strict=True) if share > 1 - self.certain
         ]
         if winner.confidence > 1 - self.gain:
             return winner.pose, near
@@ -129,25 +144,24 @@ class PoseSearch:
         if not view.in_mm:
             closer += [replace(winner.pose, scale=scale) for scale in self.scales]
         better = max(self.judged(view, closer, modality), key=lambda each: each.confidence, default=winner)
-        if better.confidence > winner.confidence + self.gain:
-            winner = better
-        return winner.pose, near
+        return (better if better.confidence > winner.confidence + self.gain else winner).pose, near
 
-    @staticmethod
-    def unless_ahead(winner: Judged, likelier: Sequence[Judged], margin: float) -> Judged:
-        """Return the best of what is likelier before one has looked, unless another is ahead by a margin."""
-        best = max(likelier, key=lambda each: each.score, default=winner)
-        return winner if winner.score > best.score + margin else best
+    def looked_over(self, view: View, pose: Pose, modality: str) -> Judged:
+        """Segment all of a large image in a pose."""
+        (found,) = self.judged(view, [replace(pose, centre=None)], modality, view.search_size())
+        return found
 
-    def located(self, view: View, pose: Pose, modality: str) -> Pose:
-        """Return a pose with its frame laid about the anatomy."""
-        (found,) = self.judged(view, [pose], modality, view.search_size())
-        return self.about_anatomy(found, view, modality)
+    def shows_several(self, found: Judged, modality: str) -> bool:
+        """Whether more large pieces of a class are found than any image of the training has."""
+        labels = found.probabilities.argmax(0)[None, None]
+        most: Any = self.statistics.get(modality, {}).get("pieces")
+        pieces = count_components(labels, len(found.probabilities), LARGE_PIECE)
+        return any(own > usual > 0 for own, usual in zip(pieces, most or [], strict=False))
 
     def judged(
         self, view: View, poses: Sequence[Pose], modality: str, size: Sequence[int] | None = None
     ) -> list[Judged]:
-        """Segment an image in several poses, and say how plausible each is.
+        """Segment an image in several poses, and say how each lies.
 
         Args:
             view: the image.
@@ -156,27 +170,47 @@ class PoseSearch:
             size: of the frame, where that is larger than usual.
         """
         frames = [view.frame(pose, size) for pose in poses]
-        images = [self.prepared(view, *each) for each in zip(poses, frames, strict=True)]
+        images = self.prepared(view, poses, frames)
         device = next(self.network.parameters()).device
         found = []
         with torch.no_grad():
-            for start in range(0, len(images), self.batch_size):
-                batch = torch.stack(images[start : start + self.batch_size]).to(device)
-                found.append(self.inferer(batch, self.network.segment, modality).cpu())
+            for batch in images.split(self.batch_size):
+                found.append(self.inferer(batch.to(device), self.network.segment, modality).cpu())
         probabilities = torch.cat(found)
-        usual = size is None or list(size) == list(view.spatial_size)
-        sure = confidence(probabilities)
-        statistics = self.statistics.get(modality) if usual else None
-        scores = sure if statistics is None else sure - implausibility(probabilities, statistics["shape"])
-        every = zip(poses, frames, probabilities, sure.tolist(), scores.tolist(), strict=True)
-        return [Judged(*each) for each in every]
+        sure = confidence(probabilities).tolist()
+        every = zip(poses, frames, probabilities, sure, strict=True)
+        judged = [Judged(*each) for each in every]
+        if self.network.pose is None:
+            return judged
+        if size is not None and list(size) != list(view.spatial_size):  # seen as usual, about what was found
+            usual = [view.frame(self.about_anatomy(each, view, modality)) for each in judged]
+            images, probabilities = (
+                torch.stack([see(one, own, to) for one, own, to in zip(several, frames, usual, strict=True)])
+                for several in (images, probabilities)
+            )
+        with torch.no_grad():
+            odds = self.network.get_submodule("pose")(images.to(device), probabilities.to(device)).cpu()
+        scores = odds + self.confidence_weight * torch.logit(torch.tensor(sure), 1e-3)
+        told = zip(judged, odds.tolist(), scores.tolist(), strict=True)
+        return [each._replace(odds=value, score=score) for each, value, score in told]
 
-    def prepared(self, view: View, pose: Pose, frame: Grid) -> Tensor:
-        """An image in a pose, ``[C, *spatial]``, as the network gets it."""
-        seen = view.seen(pose, frame)
-        key = self.normalise.keys[0]
-        with allow_missing_keys_mode(self.normalise):
-            return self.normalise({key: seen})[key].as_subclass(Tensor).float()
+    def prepared(self, view: View, poses: Sequence[Pose], frames: Sequence[Grid]) -> Tensor:
+        """An image in several poses, ``[N, C, *spatial]``, as the network gets it.
+
+        Where a frame is that of an earlier pose, its axes exchanged or turned round, so is what is seen.
+        """
+        seen: dict[bool, list[tuple[Grid, Tensor]]] = {False: [], True: []}
+        result = []
+        for pose, frame in zip(poses, frames, strict=True):
+            known = (rearranged(image, grid, frame) for grid, image in seen[pose.inverted])
+            image = next((each for each in known if each is not None), None)
+            if image is None:
+                key = self.normalise.keys[0]
+                with allow_missing_keys_mode(self.normalise):
+                    image = self.normalise({key: view.seen(pose, frame)})[key].as_subclass(Tensor).float()
+                seen[pose.inverted].append((frame, image))
+            result.append(image)
+        return torch.stack(result)
 
     def about_anatomy(self, found: Judged, view: View, modality: str) -> Pose:
         """Return a pose whose frame has what was found where the training had it, or in its middle."""
@@ -194,15 +228,28 @@ class PoseSearch:
         return replace(found.pose, centre=usual.fractions_to_mm(np.full(dims, 0.5)) + there - wanted)
 
 
-def implausibility(probabilities: Tensor, shape: Statistics) -> Tensor | float:
-    """Return what unusual shapes take from the confidence of segmentations, ``[B]``; 0 if not known.
+def rearranged(image: Tensor, grid: Grid, frame: Grid) -> Tensor | None:
+    """Return an image as it lies on a frame that has the points of its own grid in another order.
 
     Args:
-        probabilities: ``[B, K, *spatial]``.
-        shape: statistics of those of the training.
+        image: ``[C, *spatial]``.
+        grid: of the image.
+        frame: where to see it.
+
+    Returns:
+        ``[C, *frame.shape]``; None where the points are others.
     """
-    unusual = atypicality(shape_features(probabilities), shape)
-    return 0.0 if unusual is None else UNUSUAL * (unusual - 1).clamp(min=0, max=9)
+    steps = np.linalg.solve(grid.affine, frame.affine)[:-1, :-1]
+    order = np.abs(steps).argmax(0)
+    shape = tuple(grid.shape[axis] for axis in order)
+    exact = np.zeros_like(steps)
+    exact[order, range(grid.dims)] = np.sign(steps[order, range(grid.dims)])
+    middles = [each.to_mm((np.array(each.shape) - 1) / 2) for each in (grid, frame)]
+    apart = np.abs(middles[0] - middles[1]).max() / grid.spacing.min()
+    if shape != frame.shape or np.abs(steps - exact).max() > 1e-6 or apart > 1e-6:
+        return None
+    flipped = [1 + axis for axis in range(grid.dims) if exact[order[axis], axis] < 0]
+    return image.permute(0, *(1 + order).tolist()).flip(flipped)
 
 
 @dataclass(frozen=True)
@@ -316,8 +363,11 @@ class PosedFramesd(MapTransform):
             else:
                 pose = named_pose(wanted, view.dims)
                 pose = replace(pose, turn=usual @ pose.turn)
-                if view.is_large():
-                    pose = self.search.located(view, pose, modality)
+            several = False
+            if view.is_large():
+                over = self.search.looked_over(view, pose, modality)
+                several = self.search.shows_several(over, modality)
+                pose = pose if wanted == "auto" else self.search.about_anatomy(over, view, modality)
             result[key] = view.seen(pose, view.frame(pose))
             result[key].meta["shown"] = torch.tensor([[each.start, each.stop] for each in box])
             words = replace(pose, turn=usual.T @ pose.turn).words()
@@ -326,5 +376,9 @@ class PosedFramesd(MapTransform):
             doubts = [each.words() or "as those of the training" for each in rivals]
             if wanted == "auto" and mirrored is None and pose.mirrored and not doubts:
                 doubts = ["as one that is not mirrored: which side it is, nothing says"]
-            result[f"{key}_doubt"] = f"may as well lie {' or '.join(doubts)}" if doubts else ""
+            said = [f"may as well lie {' or '.join(doubts)}"] if doubts else []
+            said += (
+                ["seems to show the anatomy more than once: cut it so that it does once"] if several else []
+            )
+            result[f"{key}_doubt"] = "; ".join(said)
         return result

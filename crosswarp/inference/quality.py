@@ -113,7 +113,9 @@ def image_atypicality(
 
 
 def judge(
-    quality: Mapping[str, Any], limits: Mapping[str, tuple[float, float]] = LIMITS
+    quality: Mapping[str, Any],
+    limits: Mapping[str, tuple[float, float]] = LIMITS,
+    statistics: Mapping[str, Statistics | None] | None = None,
 ) -> tuple[str, list[str]]:
     """Put the quality of a pair into a word, and say why.
 
@@ -121,8 +123,13 @@ def judge(
         quality: what :func:`pair_quality` returns, and perhaps ``atypicality`` of the ``moving`` and the
             ``fixed`` image, each what :func:`image_atypicality` returns, and ``expected_overlap``, what
             :func:`~.expectation.expected_pair` returns. That decides, where it is there; what it was learnt
-            from then gives the reasons, and decides where it is beyond any doubt.
+            from then gives the reasons, and decides where it is beyond any doubt. ``pose_odds`` are the
+            logarithms of those that the two images lie as the training's, and ``pieces`` of how many large
+            ones their classes consist.
         limits: see ``LIMITS``; a quantity that is not named is not judged.
+        statistics: of the ``moving`` and the ``fixed`` image's modality: ``pose``, the least odds of an image
+            that lies as it should, and ``pieces`` of each class in training. With less odds, or more pieces,
+            a pair is to be checked. None if not known.
 
     Returns:
         ``"ok"``, ``"check"`` or ``"failed"``, and a sentence for each limit that is passed.
@@ -174,7 +181,28 @@ def judge(
         reasons.append("no class was found in either image")
     if learnt and verdict == 0:
         reasons = []  # limits of what the expectation has taken into account
+    if said := unlike_training(quality, statistics or {}):
+        verdict, reasons = max(verdict, 1), reasons + said
     return ("ok", "check", "failed")[verdict], reasons
+
+
+def unlike_training(quality: Mapping[str, Any], statistics: Mapping[str, Statistics | None]) -> list[str]:
+    """Say what shows that an image is none of those that the networks were trained for; see :func:`judge`."""
+    said = []
+    for key, known in statistics.items():
+        least, most = ((known or {}).get(name) for name in ("pose", "pieces"))
+        odds, pieces = (quality.get(name, {}).get(key) for name in ("pose_odds", "pieces"))
+        if odds is not None and least is not None and odds < least:
+            said.append(
+                f"the {key} image hardly lies as those of the training (odds {np.exp(odds):.2g} to 1, and "
+                f"{np.exp(least):.2g} or more where one does): the pose auto looks for others"
+            )
+        if more := [str(k + 1) for k, number in enumerate(pieces or []) if most and number > most[k] > 0]:
+            said.append(
+                f"the {key} image seems to show more than one of class {', '.join(more)}: cut it so that it "
+                "shows the anatomy once"
+            )
+    return said
 
 
 def judge_expectation(

@@ -13,11 +13,12 @@ import torch
 from matplotlib import rc_context
 from monai.config import KeysCollection
 from monai.transforms import MapTransform
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data.frames import FRAMES
 from ..files import replacing
 from ..metrics import warp_labels
+from ..metrics.components import LARGE_PIECE, count_components
 from ..metrics.expectation import Expectation
 from ..metrics.typicality import Statistics
 from ..networks import Prediction
@@ -55,6 +56,8 @@ class SaveQualityd(MapTransform):
             :func:`~crosswarp.inference.expectation.expected_pair`; None where it learnt nothing, and single
             quantities decide.
         modalities: of the two images, ``"source"`` or ``"target"``.
+        pose_network: tells whether segmented images lie as those of the training; None where that was not
+            learnt.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class SaveQualityd(MapTransform):
         training_warnings: Sequence[str] = (),
         expectation: Expectation | None = None,
         modalities: Sequence[str] = ("source", "target"),
+        pose_network: nn.Module | None = None,
     ) -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
@@ -75,7 +79,7 @@ class SaveQualityd(MapTransform):
         self.limits = {name: (float(soft), float(hard)) for name, (soft, hard) in limits.items()}
         self.statistics = statistics or {}
         self.training_warnings = list(training_warnings)
-        self.expectation, self.modalities = expectation, tuple(modalities)
+        self.expectation, self.modalities, self.pose_network = expectation, tuple(modalities), pose_network
 
     def parts(self, data: Mapping[Hashable, Any]) -> tuple[list[Tensor], Prediction]:
         """What the network was given of the moving and the fixed image, and what it predicts, on the CPU."""
@@ -93,6 +97,14 @@ class SaveQualityd(MapTransform):
             key: image_atypicality(image, probabilities, self.statistics.get(key))
             for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True)
         }
+        quality["pose_odds"] = {
+            key: self.odds(image, probabilities)
+            for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True)
+        }
+        quality["pieces"] = {
+            key: count_components(each.argmax(1, keepdim=True), each.shape[1], LARGE_PIECE)
+            for key, each in zip(("moving", "fixed"), found[2:], strict=True)
+        }
         if self.expectation is not None:
             quality["expected_overlap"] = expected_pair(
                 found,
@@ -103,7 +115,7 @@ class SaveQualityd(MapTransform):
                 [each["appearance"] for each in quality["atypicality"].values()],
                 self.modalities,
             )
-        verdict, reasons = judge(quality, self.limits)
+        verdict, reasons = judge(quality, self.limits, self.statistics)
         if self.training_warnings and verdict == "ok":
             verdict = "check"
         reasons += [f"training of {warning}" for warning in self.training_warnings]
@@ -123,6 +135,14 @@ class SaveQualityd(MapTransform):
             "moving": file_stem(moving.meta["filename_or_obj"]),
             "fixed": file_stem(fixed.meta["filename_or_obj"]),
         }
+
+    @torch.no_grad()
+    def odds(self, image: Tensor, probabilities: Tensor) -> float | None:
+        """The logarithm of the odds that a segmented image lies as those of the training."""
+        if self.pose_network is None:
+            return None
+        device = next(self.pose_network.parameters()).device
+        return float(self.pose_network(image.to(device), probabilities.to(device)))
 
     @staticmethod
     def _said(data: Mapping[Hashable, Any], what: str) -> list[str]:

@@ -7,6 +7,7 @@ from .agreement import SoftAgreementLoss
 from .gradicon import GradICONLoss
 from .lncc import LNCCLoss
 from .mind import MINDSSCLoss, mind_ssc
+from .pose import PoseLoss
 from .registration import RegistrationLoss
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LNCCLoss",
     "MINDSSCLoss",
     "PatchAdversarialLoss",
+    "PoseLoss",
     "RegistrationLoss",
     "SoftAgreementLoss",
     "mind_ssc",

@@ -30,6 +30,8 @@ class SegmentAndRegister(nn.Module):
         initialisation: how to align the two label maps before the registration network sees them, for images
             that lie far apart or show more or less of the anatomy: ``"moments"`` or ``"affine"``, see
             :func:`~..spatial.alignment.align`; None lays one image's extent onto the other's.
+        pose: from images and their class probabilities to the logarithm of the odds ``[B]`` that they lie as
+            those of the training, see :class:`~.pose_network.PoseNetwork`; None where that was not learnt.
 
     Raises:
         ValueError: for another modality or initialisation.
@@ -45,6 +47,7 @@ class SegmentAndRegister(nn.Module):
         fixed: str = "target",
         soft_labels: bool = True,
         initialisation: str | None = None,
+        pose: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if moving not in _MODALITIES or fixed not in _MODALITIES:
@@ -53,6 +56,7 @@ class SegmentAndRegister(nn.Module):
             raise ValueError(f"Expected an initialisation in {(None, *ALIGNMENTS)}, got {initialisation!r}.")
         self.segmentation = nn.ModuleDict({"source": source_segmentation, "target": target_segmentation})
         self.registration = registration
+        self.pose = pose
         self.source_channels = source_channels
         self.moving, self.fixed, self.soft_labels = moving, fixed, soft_labels
         self.initialisation = initialisation

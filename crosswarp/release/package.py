@@ -125,7 +125,7 @@ class Release:
 
     def filled(self, name: str, library: Path, trained: Path) -> Files:
         """The configs that take the run's values."""
-        ids = {*DATA_IDS, *NETWORK_IDS, *(f"{part}_def" for part in PARTS), *LEARNED_IDS}
+        ids = {*DATA_IDS, *NETWORK_IDS, *(f"{part}_def" for part in PARTS), "pose_network", *LEARNED_IDS}
         config = read_config(trained / INFERENCE).get()
         values = {key: value for key, value in config.items() if key in ids}
         if (

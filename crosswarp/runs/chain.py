@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor
 
 from ..data import Datalist, ReadOnce, load_datalist
@@ -19,12 +19,14 @@ from ..errors import input_error, plain_input_errors
 from ..files import file_digest
 from ..kept import DamagedError, is_kept, known_json, read_json, restore
 from ..lock import Writer, one_writer
+from ..networks import PoseNetwork
 from ..terminal import show_messages, write_log
-from ..training import save_atomically
+from ..training import PoseLearner, save_atomically
 from ..wording import shown
-from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_weights, write_json
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, inference_config, load_weights, write_json
 from .config import check_ids, check_overrides, flatten, open_workflow, read_config, running_parser, verbatim
 from .expected_overlap import run_expectation
+from .pose import run_pose
 from .published import copy_bundle_files, write_inference_config
 from .stage import LOG, MANIFEST, claim_run, package_versions, read_manifest, training_warnings
 from .training_statistics import stage_statistics
@@ -82,6 +84,7 @@ class Chain:
         preset: name of the overlay ``configs/presets/<preset>.json`` of each bundle; None for the defaults.
         worsened_pairs: how many, to learn of them what overlap to expect; None for as many as the grid
             allows, 0 to learn nothing.
+        pose_recognition: learns to tell how images lie; None to learn nothing of it.
     """
 
     def __init__(
@@ -94,12 +97,14 @@ class Chain:
         datalist: Datalist,
         preset: str | None = None,
         worsened_pairs: int | None = None,
+        pose_recognition: PoseLearner | None = None,
     ) -> None:
         self.stages = {name: flatten(overrides) for name, overrides in stages.items()}
         self.common = dict(common)
         self.bundles, self.bundle_root, self.run_dir = Path(bundles), Path(bundle_root), Path(run_dir)
         self.datalist = datalist
         self.preset, self.worsened_pairs = preset, worsened_pairs
+        self.pose_recognition = pose_recognition
         self.memory = ReadOnce()
         self.writer: Writer | None = None  # from the check to the end
 
@@ -251,6 +256,7 @@ class Chain:
             "git_commit": git_commit(self.bundle_root),
             "seed": self.common.get("seed"),
             "preset": self.preset,
+            "pose_recognition": self.pose_recognition and self.pose_recognition.settings(),
             "configs": [file_digest(path) for path in inputs],
             "stages": {name: read_manifest(self.run_dir / name) for name in self.stages},
         }
@@ -271,14 +277,16 @@ class Chain:
             )
             for key, modality in (("source", self.datalist.source), ("target", self.datalist.target))
         }
+        bundles = {part: self.run_dir / name for part, name in PARTS.items()}
+        of = self.datalist, claim["datalist_digest"], self.common.get("device", "cpu")
+        pose = self.learn_pose(inference_config(template, values), bundles, *of)
+        if pose is None:
+            values["pose_network"] = None
+        else:
+            for key, least in pose[1].items():
+                values["training_statistics"][key]["pose"] = least
         values["expected_overlap"] = run_expectation(
-            self.run_dir,
-            {part: self.run_dir / name for part, name in PARTS.items()},
-            self.datalist,
-            values["training_statistics"],
-            claim["datalist_digest"],
-            self.common.get("device", "cpu"),
-            self.worsened_pairs,
+            self.run_dir, bundles, values["training_statistics"], *of, self.worsened_pairs
         )
         values["training_warnings"] = verbatim(training_warnings(self.run_dir, self.stages))
         write_inference_config(template, values, self.run_dir)
@@ -290,9 +298,22 @@ class Chain:
                 self.run_dir / name / WEIGHTS,
                 self.run_dir / name / INFERENCE,
             )
+        if pose is not None:
+            network.pose.load_state_dict(pose[0].state_dict())
         save_atomically(network.state_dict(), self.run_dir / WEIGHTS)
         provenance["weights"] = file_digest(self.run_dir / WEIGHTS)
         write_json(self.run_dir / "provenance.json", provenance, twin=True)
+
+    def learn_pose(
+        self, config: dict[str, Any], bundles: Mapping[str, Path], data: Datalist, digest: str, device: str
+    ) -> tuple[PoseNetwork, dict[str, float | None]] | None:
+        """What :func:`~.pose.run_pose` returns, of the network that a config defines; None if not wanted."""
+        if self.pose_recognition is None or not self.pose_recognition.examples:
+            return None
+        network = ConfigParser(config).get_parsed_content("pose_network")
+        if network is None:
+            return None
+        return run_pose(self.run_dir, bundles, data, digest, network, self.pose_recognition, device)
 
 
 def data_of_run(run_dir: str | Path, datalist: str | Path | None = None) -> Datalist:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from ..data import Datalist
 from ..files import file_digest
 from ..kept import known_json
 from ..metrics.typicality import Statistics
-from ..spatial.grid import Grid
-from ..training.worsened_pairs import Images, Networks, learn_expectation
+from ..training.worsened_pairs import Networks, learn_expectation
 from .bundle import INFERENCE, WEIGHTS, load_network, write_json
-from .config import read_config
+from .training_images import read_images, without
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +24,13 @@ EXPECTED = Path("expected_overlap.json")  # in a run's folder: the fitted model,
 LEAST_PEOPLE = 4  # with manual labels: two groups of two
 MOST_LABELLED = 24  # images that are worsened
 MOST_IMAGES = 64  # of either modality, of which is learnt what is usual
-KEYS = ("image", "label", "side")  # of records, for preprocessing
 
 
 def run_expectation(
     run_dir: Path,
     bundles: Mapping[str, Path],
-    data: Datalist,
     statistics: Mapping[str, Mapping[str, Statistics]],
+    data: Datalist,
     data_digest: str,
     device: torch.device | str = "cpu",
     pairs: int | None = None,
@@ -42,8 +40,8 @@ def run_expectation(
     Args:
         run_dir: the run's folder.
         bundles: the trained stages ``source_segmentation``, ``target_segmentation`` and ``registration``.
-        data: the datalist.
         statistics: of the training images, see :mod:`~.training_statistics`.
+        data: the datalist.
         data_digest: of the datalist.
         device: where the networks compute.
         pairs: how many to worsen; None for as many as the size of the grid allows, 0 for no expectation.
@@ -117,29 +115,3 @@ def fit_run(
             "usual for the target is not trusted, and verdicts on it will be bad."
         )
     return expectation
-
-
-def without(record: Mapping[str, str], key: str) -> dict[str, str]:
-    """A record without a key."""
-    return {name: value for name, value in record.items() if name != key}
-
-
-def read_images(config: Path, records: Sequence[Mapping[str, str]], most: int) -> Images:
-    """Read images, with labels where they have any, as the preprocessing of a trained stage does it.
-
-    Args:
-        config: of the stage.
-        records: of the datalist.
-        most: images to read, spread evenly over the records.
-    """
-    preprocessing = read_config(config).get_parsed_content("preprocessing")
-    chosen = records[:: -(-len(records) // most) or 1]
-    samples = [preprocessing({key: each[key] for key in KEYS if key in each}) for each in chosen]
-    names, labelled = sorted({each["subject"] for each in chosen}), "label" in chosen[0]
-    return Images(
-        torch.stack([each["image"].as_tensor() for each in samples]).float(),
-        [Grid.of(each["image"]) for each in samples],
-        all(each["image"].meta.get("spacing_known", True) for each in samples),
-        torch.stack([each["label"].as_tensor() for each in samples]).long() if labelled else None,
-        [names.index(each["subject"]) for each in chosen],
-    )

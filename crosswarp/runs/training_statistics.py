@@ -10,6 +10,7 @@ import torch
 
 from ..files import file_digest
 from ..kept import known_json
+from ..metrics.components import LARGE_PIECE, count_components
 from ..metrics.typicality import appearance_features, learn_statistics, shape_features
 from .bundle import INFERENCE, WEIGHTS, load_network, write_json
 from .config import read_config
@@ -19,7 +20,7 @@ STATISTICS = Path("statistics.json")  # in a segmentation stage's folder: what w
 
 def stage_statistics(
     bundle: Path, records: Sequence[Mapping[str, str]], data_digest: str, device: torch.device | str = "cpu"
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """The :func:`training_statistics` of a stage, measured anew where its network, config or data are others.
 
     Args:
@@ -41,7 +42,7 @@ def training_statistics(
     records: Sequence[Mapping[str, str]],
     max_images: int = 200,
     device: torch.device | str = "cpu",
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Any]:
     """Measure images as the network of a trained segmentation bundle gets them, and what it predicts.
 
     Args:
@@ -51,16 +52,21 @@ def training_statistics(
         device: where the network computes.
 
     Returns:
-        statistics of ``appearance`` and ``shape``, for :func:`~.quality.image_atypicality`.
+        statistics of ``appearance`` and ``shape``, for :func:`~.quality.image_atypicality`, and ``pieces``,
+        of how many each class consists at most, for :func:`~.quality.judge`.
     """
     network = load_network(bundle, device)
     preprocessing = read_config(bundle / INFERENCE).get_parsed_content("preprocessing")
     chosen = records[:: -(-len(records) // max_images) or 1]
-    found: dict[str, list[torch.Tensor]] = {"appearance": [], "shape": []}
+    found: dict[str, list[torch.Tensor]] = {"appearance": [], "shape": [], "labels": []}
     with torch.no_grad():
         for record in chosen:
             seen = {key: record[key] for key in ("image", "side") if key in record}
             image = preprocessing(seen)["image"].as_tensor()[None].to(device)
             found["appearance"].append(appearance_features(image))
-            found["shape"].append(shape_features(network(image).float().softmax(1)))
-    return {key: learn_statistics(torch.cat(features)) for key, features in found.items()}
+            probabilities = network(image).float().softmax(1)
+            found["shape"].append(shape_features(probabilities))
+            found["labels"].append(probabilities.argmax(1, keepdim=True).to("cpu", torch.uint8))
+    labels, classes = torch.cat(found.pop("labels")), probabilities.shape[1]
+    learnt: dict[str, Any] = {key: learn_statistics(torch.cat(each)) for key, each in found.items()}
+    return learnt | {"pieces": count_components(labels, classes, LARGE_PIECE)}

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         RandomSpectrum,
     )
     from .augmented import AugmentedSamples
-    from .components import count_components, keep_components
     from .guard import TrainingError, TrainingGuard
     from .handlers import (
         LAST_EPOCH,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
         save_atomically,
     )
     from .label_pools import label_pool
+    from .pose import PoseLearner
     from .precision import AutocastInferer, fast_bfloat16
     from .pseudo_labels import PseudoLabels
     from .registration import PreparePairs
@@ -50,6 +50,7 @@ __all__ = [
     "EpochProgress",
     "ImagePool",
     "LoadWhole",
+    "PoseLearner",
     "PreparePairs",
     "PseudoLabels",
     "RandomCurve",
@@ -66,9 +67,7 @@ __all__ = [
     "TrainingGuard",
     "ZipBatches",
     "choose_threads",
-    "count_components",
     "fast_bfloat16",
-    "keep_components",
     "label_pool",
     "save_atomically",
     "together",

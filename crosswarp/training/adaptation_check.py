@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from ..data.batches import stack_samples
 from ..metrics import dice_per_class
+from ..metrics.components import count_components, keep_components
 from ..metrics.evidence import edge_rank, shape_fit, sizes, unit_lengths
 from ..spatial import invert, sample
 from ..spatial.grid import Grid
 from .augmentation import RandomSpatial
-from .components import count_components, keep_components
 from .result_checks import Findings, by_class, listed
 
 LOOK = "Look at the segmented target images"

@@ -11,9 +11,9 @@ from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
 from ..data.batches import Stack, collect_samples
+from ..metrics.components import count_components, keep_components
 from ..spatial import invert, sample
 from .augmentation import RandomSpatial
-from .components import count_components, keep_components
 
 
 class PseudoLabels(Mapping[str, Any]):

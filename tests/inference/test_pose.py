@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import product
 
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 
 from crosswarp.data.frames import on_frame
 from crosswarp.inference import PosedFramesd, PoseSearch, PredictedLabelsd
-from crosswarp.inference.pose import View
+from crosswarp.inference.pose import View, rearranged
+from crosswarp.losses import PoseLoss
 from crosswarp.metrics.typicality import learn_statistics, shape_features
-from crosswarp.networks import Prediction
+from crosswarp.networks import PoseNetwork, Prediction
+from crosswarp.spatial.grid import Grid
 from crosswarp.spatial.pose import Pose, all_turns, named_pose, turn_by
+from crosswarp.training import PoseLearner, RandomSpatial
+from crosswarp.training.pose import Modality, turned
 
 SIZE = 48  # points of 1 mm
 CENTRES, RADII = [(-5.0, -8.0), (3.0, 9.0), (11.0, 0.0)], [7.0, 4.0, 4.0]
@@ -65,15 +70,27 @@ class Figure(nn.Module):
         return torch.lerp(torch.full_like(classes, 1 / 4), classes, sure.view(-1, 1, 1, 1))
 
 
+@functools.cache
+def learnt() -> tuple[nn.Module, dict]:
+    """A pose network that has seen the figure and what the other makes of it, and statistics of shapes."""
+    network, chance = Figure(), np.random.default_rng(0)
+    near = [figure(chance.normal(size=2).tolist(), chance.normal() * 3) for _ in range(8)]
+    images = torch.stack([NORMALISE({"moving_input": each})["moving_input"].as_tensor() for each in near])
+    probabilities = network.segment(images, "target")
+    augmentation = RandomSpatial(["image"], ["linear"], rotation=20, scaling=0.1, shift=0.1)
+    normalise = ScaleIntensityRangePercentilesd(["image"], 0.5, 99.5, 0.0, 1.0, clip=True, channel_wise=True)
+    learner = PoseLearner(augmentation, normalise, PoseLoss(), examples=160, steps=120)
+    target = Modality(images, lambda image: network.segment(image, "target"), torch.ones(2))
+    pose = learner.learn(PoseNetwork([SIZE, SIZE], 4, channels=(8, 16, 16, 16)), {"target": target})
+    return pose, {"target": {"shape": learn_statistics(shape_features(probabilities))}}
+
+
 def search(**arguments) -> tuple[PoseSearch, Figure]:
     network = Figure()
-    near = [figure(tuple(torch.randn(2).tolist()), float(torch.randn(()) * 3)) for _ in range(8)]
-    images = torch.stack([NORMALISE({"moving_input": each})["moving_input"].as_tensor() for each in near])
-    shape = learn_statistics(shape_features(network.segment(images, "target")))
-    found = PoseSearch(
-        network, lambda x, run, *more: run(x, *more), NORMALISE, {"target": {"shape": shape}}, **arguments
-    )
-    return found, network
+    network.pose, statistics = learnt()
+    return PoseSearch(
+        network, lambda x, run, *more: run(x, *more), NORMALISE, statistics, **arguments
+    ), network
 
 
 def changed(pose: Pose, image: MetaTensor) -> MetaTensor:
@@ -119,6 +136,17 @@ def test_in_a_large_image_the_anatomy_is_found_first() -> None:
     assert (seen - figure()).abs().mean() < 0.06  # within two points
     posed({"moving_input": figure()})
     assert network.calls == 1  # what fits is not searched
+
+
+@pytest.mark.parametrize("wanted", ["as_is", "auto"])
+def test_a_picture_of_two_is_said_to_show_several(wanted: str) -> None:
+    both = figure((30.0, 0.0), size=130) + figure((-30.0, 0.0), size=130)
+    both[:, [0, -1], [0, -1]] = 0.2
+    finder, _ = search()
+    finder.statistics["target"]["pieces"] = [1, 1, 1]
+    posed = PosedFramesd(["moving_input"], ["target"], [wanted], finder, [SIZE, SIZE], [1.0, 1.0])
+    assert "more than once" in posed({"moving_input": both})["moving_input_doubt"]
+    assert "more than once" not in posed({"moving_input": figure(size=130)})["moving_input_doubt"]
 
 
 @pytest.mark.parametrize(("side", "wanted"), product(("left", "right", None), ("as_is", "auto")))
@@ -185,6 +213,33 @@ def test_poses_have_words() -> None:
     assert named_pose("mirrored", 3).words() == "mirrored"
     assert named_pose("turned_180+inverted", 2).words() == "turned by 180 degrees, with inverted grey values"
     assert Pose(turn_by(15, 2)).words() == "turned by 15 degrees"
+
+
+@pytest.mark.parametrize("turn", all_turns(2))
+def test_what_a_turned_frame_sees_is_what_the_other_saw_in_another_order(turn: np.ndarray) -> None:
+    image = MetaTensor(torch.rand(1, 20, 14), affine=figure(spacing=2.0).affine, meta=dict(figure().meta))
+    for size, spacing in (([16, 16], [2.5, 2.5]), ([12, 18], [3.0, 3.0]), ([16, 12], [2.0, 3.0])):
+        view = View(image, size, spacing)
+        grid, frame = view.frame(Pose(np.eye(2))), view.frame(Pose(turn))
+        upright = view.seen(Pose(np.eye(2)), grid).as_tensor()
+        found = rearranged(upright, grid, frame)
+        swapped = turn[0, 0] == 0
+        assert (found is None) == (swapped and size != [16, 16])
+        if found is not None:
+            assert_allclose(found, view.seen(Pose(turn), frame).as_tensor(), atol=1e-5)
+            lengths = torch.tensor(spacing) * (torch.tensor(size) - 1)
+            assert_allclose(turned(upright[None], turn, lengths)[0], found, atol=1e-5)
+    shifted = Grid(grid.shape, grid.affine + np.array([[0, 0, 1], [0, 0, 0], [0, 0, 0]]))
+    assert rearranged(upright, grid, shifted) is None
+
+
+def test_without_a_pose_network_auto_is_refused_and_a_named_pose_is_taken() -> None:
+    finder, network = search()
+    network.pose = None
+    with pytest.raises(ValueError, match="pose_recognition null.*name the pose"):
+        finder.find(View(figure(), [SIZE, SIZE], [1.0, 1.0]), "target")
+    posed = PosedFramesd(["moving_input"], ["target"], ["mirrored"], finder, [SIZE, SIZE], [1.0, 1.0])
+    assert "mirrored" in posed({"moving_input": figure()})["moving_input_pose"]
 
 
 def test_unknown_poses_are_refused() -> None:

@@ -145,6 +145,19 @@ def test_atypical_images_are_flagged():
     )
 
 
+def test_what_lies_otherwise_or_shows_several_is_to_be_checked():
+    size, phi = (16, 16), identity_map((16, 16))
+    good = pair_quality(Prediction(phi, phi, disc(size, 0.5), disc(size, 0.5)), *[image_of(size, 1.0)] * 2)
+    found = good | {"pose_odds": {"moving": 2.0, "fixed": -1.0}, "pieces": {"moving": [1], "fixed": [2]}}
+    usual = {"moving": {"pose": 0.5, "pieces": [1]}, "fixed": {"pose": -1.5, "pieces": [2]}}
+    assert judge(found, statistics=usual) == ("ok", []) == judge(found)
+    assert judge(found, statistics={"moving": None, "fixed": {"pose": None, "pieces": [0]}}) == ("ok", [])
+    word, reasons = judge(found, statistics={"moving": usual["moving"], "fixed": usual["moving"]})
+    assert word == "check" and len(reasons) == 2
+    assert "the fixed image hardly lies" in reasons[0] and "odds 0.37 to 1" in reasons[0]
+    assert reasons[1].startswith("the fixed image seems to show more than one of class 1")
+
+
 def expected(mean, *classes):
     """An expectation by value, low and high."""
     numbers = {"mean": mean} | {str(k): each for k, each in enumerate(classes, 1)}

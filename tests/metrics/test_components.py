@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from crosswarp.training import count_components, keep_components
+from crosswarp.metrics.components import count_components, keep_components
 
 
 def pieces(mask):

@@ -8,6 +8,8 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
+LARGE_PIECE = 0.3  # share of a class from which on a piece of it may be another one of its kind
+
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Numbered components (neighbours across corners included), and the size of each from number 1 on."""

@@ -1,0 +1,100 @@
+"""What a run learns of how images lie: a network that tells those of the training from turned ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import __version__
+from ..data import Datalist
+from ..files import file_digest
+from ..kept import known_json, whole
+from ..networks import PoseNetwork
+from ..training import save_atomically
+from ..training.pose import Modality, PoseLearner
+from .bundle import INFERENCE, WEIGHTS, load_network, load_weights, write_json
+from .training_images import read_images, without
+
+logger = logging.getLogger(__name__)
+
+POSE, RECORD = Path("pose.pt"), Path("pose.json")  # in a run's folder: the weights, and what they are of
+MOST_IMAGES = 128  # of either modality, of which is learnt
+SECTIONS = ("train_labelled", "train_unlabelled")
+
+
+def run_pose(
+    run_dir: Path,
+    bundles: Mapping[str, Path],
+    data: Datalist,
+    data_digest: str,
+    network: PoseNetwork,
+    learner: PoseLearner,
+    device: torch.device | str = "cpu",
+) -> tuple[PoseNetwork, dict[str, float | None]]:
+    """The trained pose network of a run, trained anew where its networks, data or settings are others.
+
+    Args:
+        run_dir: the run's folder.
+        bundles: the trained stages ``source_segmentation`` and ``target_segmentation``.
+        data: the datalist; its test images are left alone.
+        data_digest: of the datalist.
+        network: takes the weights.
+        learner: trains it.
+        device: where.
+
+    Returns:
+        the network, and for each modality the least odds, their logarithm, that one of its validation images
+        has; it learns nothing of these. None without any.
+    """
+    parts = [bundles[f"{key}_segmentation"] for key in ("source", "target")]
+    files = [file_digest(folder / file) for folder in parts for file in (WEIGHTS, INFERENCE)]
+    of = [data_digest, __version__, str(network), learner.settings(), *files]
+    known = known_json(run_dir / RECORD)
+    weights = run_dir / POSE
+    if known.get("of") != of or not whole(weights):
+        logger.info("  How images lie is learnt from images that are turned, mirrored and inverted.")
+        modalities = {
+            key: _modality(folder, getattr(data, key).records(*SECTIONS), data, device)
+            for key, folder in zip(("source", "target"), parts, strict=True)
+        }
+        trained = learner.learn(network.to(device), modalities)
+        save_atomically(trained.state_dict(), weights)
+        validation = {key: getattr(data, key).records("val") for key in ("source", "target")}
+        least = {
+            key: _least_odds(trained, _modality(folder, validation[key], data, device))
+            if validation[key]
+            else None
+            for key, folder in zip(("source", "target"), parts, strict=True)
+        }
+        known = {"of": of, "least_odds": least}
+        write_json(run_dir / RECORD, known)
+    load_weights(network, weights, run_dir / INFERENCE)
+    return network.to(device).eval(), known["least_odds"]
+
+
+@torch.no_grad()
+def _least_odds(network: PoseNetwork, modality: Modality) -> float:
+    device = next(network.parameters()).device
+    odds = [
+        network(image.to(device), modality.segment(image).to(device)) for image in modality.image.split(1)
+    ]
+    return round(float(torch.cat(odds).min()), 3)
+
+
+def _modality(
+    folder: Path, records: list[dict[str, str]], data: Datalist, device: torch.device | str
+) -> Modality:
+    images = read_images(folder / INFERENCE, [without(each, "label") for each in records], MOST_IMAGES)
+    segmentation: nn.Module = load_network(folder, device)
+
+    def segment(image: Tensor) -> Tensor:
+        return segmentation(image.to(device)).float().softmax(1)
+
+    size = np.array(images.image.shape[2:]) - 1
+    lengths = torch.ones(len(size)) if data.spacing is None else torch.tensor(size * data.spacing)
+    return Modality(images.image, segment, lengths)
