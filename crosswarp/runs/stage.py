@@ -191,7 +191,7 @@ class Stage:
         weights = self.folder / WEIGHTS
         if not weights.is_file():
             found[str(WEIGHTS)] = "is missing"
-        elif file_digest(weights) != manifest["weights"]:
+        elif not found[str(WEIGHTS)] and file_digest(weights) != manifest["weights"]:
             found[str(WEIGHTS)] = "is not what the stage was trained to"
         return [f"{name} {wrong}" for name, wrong in found.items() if wrong]
 

@@ -527,7 +527,8 @@ def test_damage_to_a_finished_run_is_made_good_without_training(run, original, c
         ValueError, match="models/model.pt is damaged, or was changed: .*give the training's command"
     ):
         load_network(run)
-    train(run)
+    with caplog.at_level(logging.INFO):
+        train(run)
     assert not (run / "previous").exists()
     assert {name: written[0] for name, written in times(run).items()} == {k: v[0] for k, v in before.items()}
     for name in (*(f"{stage}/models/model.pt" for stage in STAGES), "models/model.pt"):
