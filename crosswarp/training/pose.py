@@ -49,7 +49,7 @@ class PoseLearner:
         loss: of logits ``[B, V]`` of V views, the first of which is right.
         examples: augmented images of each modality; 0 to learn nothing.
         steps: of the optimiser.
-        batch_size: examples in a step.
+        examples_per_step: on their coarse grid, whatever the size of the images.
         learning_rate: the largest.
         seed: of all that is random.
     """
@@ -61,18 +61,21 @@ class PoseLearner:
         loss: nn.Module,
         examples: int = 960,
         steps: int = 500,
-        batch_size: int = 16,
+        examples_per_step: int = 16,
         learning_rate: float = 3e-3,
         seed: int = 0,
     ) -> None:
         self.augmentation, self.normalise, self.loss = augmentation, normalise, loss
         self.examples, self.steps = examples, steps
-        self.batch_size, self.learning_rate, self.seed = batch_size, learning_rate, seed
+        self.examples_per_step, self.learning_rate, self.seed = examples_per_step, learning_rate, seed
 
     def settings(self) -> str:
         """All that decides what is learnt, in words."""
         transforms = getattr(self.augmentation, "transforms", [self.augmentation])
-        own = {key: vars(self)[key] for key in ("examples", "steps", "batch_size", "learning_rate", "seed")}
+        own = {
+            key: vars(self)[key]
+            for key in ("examples", "steps", "examples_per_step", "learning_rate", "seed")
+        }
         return str([own, self.loss, *((type(each).__name__, vars(each)) for each in transforms)])
 
     def learn(self, network: PoseNetwork, modalities: Mapping[str, Modality]) -> PoseNetwork:
@@ -101,7 +104,7 @@ class PoseLearner:
             optimiser, self.learning_rate, total_steps=self.steps + 1
         )
         for _ in track(range(self.steps), "poses"):
-            batch = views[torch.randint(len(views), (self.batch_size,)).to(views.device)].float()
+            batch = views[torch.randint(len(views), (self.examples_per_step,)).to(views.device)].float()
             loss = self.loss(network.judged(batch.flatten(0, 1)).reshape(batch.shape[:2]))
             optimiser.zero_grad()
             loss.backward()
