@@ -32,7 +32,7 @@ def main() -> None:
             words = STOPPED
         if words is None:
             raise
-        sys.exit(words)
+        sys.exit(words or 1)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class State:
     """What shows and writes messages at present; a process has one terminal."""
 
     verbose = False
+    silent = False  # of several processes that train together all but the first are
     shown: logging.Handler | None = None
     log: logging.FileHandler | None = None
     line: LiveLine | None = None
@@ -43,6 +44,8 @@ def console() -> Console:
     """The terminal, or what stands in its place; while a live line is drawn the console that has it."""
     if State.line is not None:
         return State.line.progress.console
+    if State.silent:
+        return Console(quiet=True)
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), markup=False, emoji=False)
 
 
@@ -76,6 +79,8 @@ def show_messages(verbose: bool = False) -> None:
     if State.shown is not None:
         logging.getLogger().removeHandler(State.shown)
     State.verbose, State.shown = verbose, logging.StreamHandler(sys.stdout) if verbose else OwnMessages()
+    if State.silent:
+        State.shown = logging.NullHandler()
     _add(State.shown)
     silence_others()
     warnings.showwarning = show_warning  # type: ignore[assignment] # what else is given is not used

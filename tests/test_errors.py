@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigParser
 
-from crosswarp import terminal
+from crosswarp import errors, terminal
 from crosswarp.errors import input_error, last_words, plain_input_errors
 from tests.trained_run import ROOT
 
@@ -107,12 +108,35 @@ def test_a_fault_in_a_training_is_one_line_and_the_log_has_the_traceback(log):
         f"given for it, or report it with {log}"
     )
     assert "Traceback" in log.read_text() and "1 // 0" in log.read_text()
-    words = last_words(RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"))
-    assert words.startswith(
-        "\nerror: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB. Lower batch_size"
-    )
     assert last_words(KeyboardInterrupt()) == "\nstopped; the same command goes on where it was"
     assert last_words(ValueError("of the input")) == "\nerror: of the input"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...\nMore"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."),
+        MemoryError(),
+    ],
+)
+def test_where_memory_is_short_the_ids_to_lower_are_named_in_one_line(error, log, monkeypatch):
+    monkeypatch.setattr(errors, "SIZES", {"batch_size": 8, "spatial_size": [64, 64], "pool_size": 50})
+    wrapped = RuntimeError("Failed to instantiate component 'train::dataset'")
+    wrapped.__cause__ = error
+    remedy = "Lower batch_size (now 8), spatial_size (now [64, 64]) or pool_size (now 50), or leave"
+    for each in (error, wrapped):
+        words = last_words(each)
+        assert remedy in words and words.count("\n") == 1 and str(log) in words
+    terminal.close_log()
+    assert remedy in last_words(error)
+    monkeypatch.setattr(errors, "SIZES", {})
+    assert "such as --device cpu." in last_words(error)
+
+
+def test_an_operation_that_is_not_deterministic_is_told_what_to_do(log):
+    error = RuntimeError("avg_pool3d_backward_cuda does not have a deterministic implementation, but you set")
+    assert "or set deterministic to false; the rest is in" in last_words(error)
 
 
 def test_without_a_log_and_with_everything_shown_there_is_a_traceback(log, monkeypatch):

@@ -9,7 +9,19 @@ import pytest
 
 LIBRARY = Path(__file__).parents[1] / "crosswarp"
 LAYERS = (
-    ("disk", "errors", "files", "finite", "kept", "lazy", "lock", "places", "terminal", "wording"),
+    (
+        "disk",
+        "errors",
+        "files",
+        "finite",
+        "kept",
+        "lazy",
+        "lock",
+        "places",
+        "processes",
+        "terminal",
+        "wording",
+    ),
     ("spatial",),
     ("networks", "losses"),
     ("metrics",),

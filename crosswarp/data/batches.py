@@ -4,7 +4,8 @@ A batch is a dictionary of plain tensors ``[B, C, *spatial]``. Samples are looke
 costs one stacking and one copy to the device, so that small networks are not kept waiting by per-sample
 Python.
 Random numbers come from torch's global generator and are first drawn when iteration starts: seeding at the
-start of an epoch (``training.SeedEpochs``) therefore fixes all that the epoch sees.
+start of an epoch (``training.SeedEpochs``) therefore fixes all that the epoch sees. Where several processes
+train together, each takes its share of every batch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
+
+from .. import processes
 
 Batch = dict[str, Tensor]
 
@@ -121,7 +124,7 @@ class RandomBatches:
     Args:
         dataset: tensors ``[N, C, *spatial]`` by key, or a sequence of samples, which are not copied.
         keys: the keys to draw.
-        batch_size: samples in a batch.
+        batch_size: samples in a batch, that of all processes together.
         num_batches: batches in an epoch.
         device: where batches go.
         augmentation: called with each batch (a dictionary), on the device; returns a batch.
@@ -132,6 +135,7 @@ class RandomBatches:
     """
 
     drawn: Tensor
+    parts = 1  # of what is gathered at once, each a share of a batch
 
     def __init__(
         self,
@@ -147,6 +151,7 @@ class RandomBatches:
         self.tensors = dict(self.dataset)
         self.keys = tuple(keys)
         self.num_samples = len(self.tensors[self.keys[0]])
+        processes.check_batch_size(batch_size)
         self.batch_size = batch_size
         self.num_batches = num_batches
         self.device = torch.device(device)
@@ -169,7 +174,10 @@ class RandomBatches:
         self.drawn = indices
         batch = {key: self.tensors[key][indices].to(self.device, non_blocking=True) for key in self.keys}
         batch = {key: value.float() if value.is_floating_point() else value for key, value in batch.items()}
-        return batch if self.augmentation is None else self.augmentation(batch)
+        if self.augmentation is None:
+            return batch
+        with processes.in_groups(self.parts):
+            return self.augmentation(batch)
 
     def files(self, drawn: Tensor) -> list[str]:
         """The files of samples, by their numbers ``[B]``; none where the data set does not know them."""
@@ -178,7 +186,7 @@ class RandomBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         for indices in self.draw_indices().split(self.batch_size):
-            yield self.gather(indices)
+            yield self.gather(processes.share(indices))
 
 
 class RandomPairBatches(RandomBatches):
@@ -187,11 +195,13 @@ class RandomPairBatches(RandomBatches):
     The two samples of a pair differ (unless there is only one); each is augmented by itself.
     """
 
+    parts = 2
+
     def __iter__(self) -> Iterator[Batch]:
         moving = self.draw_indices()
         fixed = (moving + torch.randint(1, max(self.num_samples, 2), moving.shape)) % self.num_samples
-        for pair in torch.stack([moving, fixed]).split(self.batch_size, dim=1):
-            yield self.pair_batch(pair)
+        for pair in torch.stack([moving, fixed], 1).split(self.batch_size):
+            yield self.pair_batch(processes.share(pair).T)
 
     def pair_batch(self, pair: Tensor) -> Batch:
         """The batch of the pairs ``[2, B]`` (numbers of the moving and of the fixed samples)."""

@@ -11,11 +11,12 @@ from weakref import WeakSet, WeakValueDictionary
 
 import numpy as np
 from monai.data import CacheDataset, ImageReader
-from monai.transforms import Transform
+from monai.transforms import Randomizable, Transform
 from monai.transforms.traits import RandomizableTrait
 
 from ..files import file_state
 from .datalist import FILE_KEYS
+from .room import placed
 from .stored import Stored
 
 # what a transform has that does not decide what it does: generators of those that draw, MONAI's tracing
@@ -25,8 +26,8 @@ PASSING = (np.random.RandomState, threading.local)
 class ReadOnce:
     """Remembers decoded images and prepared samples, for all who ask, as long as it lives.
 
-    Samples, which have the size of the networks' grid, are all kept; of the images as their files store them
-    those that come first, up to a limit.
+    Samples, which have the size of the networks' grid, are all kept, where ``room`` places them; of the
+    images as their files store them those that come first, up to a limit.
 
     Args:
         max_bytes: of images as they are stored.
@@ -47,6 +48,13 @@ class ReadOnce:
 
 class Sample(dict):
     """A prepared sample: one object, however many data sets hold it."""
+
+    @classmethod
+    def of(cls, item: Mapping[Any, Any]) -> Sample:
+        """A sample in memory, or where there is no room in mapped files."""
+        sample = cls()
+        sample.update(placed(item, sample))
+        return sample
 
 
 _living: WeakSet[ReadOnce] = WeakSet()
@@ -73,16 +81,26 @@ class SharedDataset(CacheDataset):
     """MONAI's ``CacheDataset``, whose samples are those of all others that prepare the same files alike.
 
     Two data sets that overlap, and with a :class:`ReadOnce` those of a whole chain, hold a sample once and
-    prepare it once. As there, transforms from the first random one on are run anew each time.
+    prepare it once, in memory up to a limit (:mod:`~.room`). As there, transforms from the first random one
+    on are run anew each time.
 
     Args:
         data: records of a datalist.
         transform: a ``Compose``.
         num_workers: threads that prepare.
+        seed: of random transforms, with the number of the sample: what they draw for it does not depend on
+            who prepares it, and when.
     """
 
-    def __init__(self, data: Any, transform: Any, num_workers: int = 0) -> None:
+    def __init__(self, data: Any, transform: Any, num_workers: int = 0, seed: int = 0) -> None:
+        self.seed = seed
         super().__init__(data, transform, num_workers=num_workers, progress=False)
+
+    def _transform(self, index: int) -> Any:
+        if isinstance(self.transform, Randomizable):
+            seed = np.random.SeedSequence([self.seed, index]).generate_state(1)[0]
+            self.transform.set_random_state(seed=int(seed))
+        return super()._transform(index)
 
     def _load_cache_item(self, idx: int) -> Sample:
         record = self.data[idx]
@@ -91,9 +109,9 @@ class SharedDataset(CacheDataset):
             key = value_of([record, files, self._deterministic()])
             sample = _samples.get(key)
         except TypeError:  # what has no value is nobody else's
-            return super()._load_cache_item(idx)
+            return Sample.of(super()._load_cache_item(idx))
         if sample is None:
-            sample = _samples[key] = Sample(super()._load_cache_item(idx))
+            sample = _samples[key] = Sample.of(super()._load_cache_item(idx))
         for memory in list(_living):
             memory.samples.append(sample)
         return sample

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.room import placed
+from ..errors import SIZES
 from ..files import file_digest
 from ..kept import read_json, set_aside
 from ..lock import one_writer
@@ -75,6 +77,8 @@ class Evaluation:
                 landmark files that cannot be read, or a baseline that is given the wrong data.
         """
         check_overrides(self.parser, self.config_file)
+        SIZES.clear()
+        SIZES["batch_size"] = self.measure.batch_size
         self.trained.check()
         self.images.check()
         for method in self.baselines.values():
@@ -197,7 +201,9 @@ class Evaluation:
         measure, data = self.measure, self.images.data
         with measure.prepared(OURS, own, images) as prepared:
             predicted = {
-                image.name: own.label(image, prepared[image.name][0]["probabilities"])
+                image.name: placed({"label": own.label(image, prepared[image.name][0]["probabilities"])})[
+                    "label"
+                ]
                 for image in (*images["source"], *images["target"])
             }
             rows = measure.segmentations(images["source"], predicted, "source")

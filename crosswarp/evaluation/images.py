@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..data import Datalist, Modality
 from ..data.landmarks import read_landmarks
+from ..data.room import placed
 from ..inference.runner import Runner
 from ..metrics import MeasuredImage
 from ..spatial.frame import see
@@ -124,7 +125,7 @@ class EvaluatedImages:
         images = []
         samples = (each for batch in self.loaders[modality] for each in decollate_batch(batch))
         for name, record, labelled in zip(self.names[modality], self.records[modality], samples, strict=True):
-            item = prepare(record["image"], side=record.get("side"))
+            item = placed(prepare(record["image"], side=record.get("side")))
             image, points = item["image"], self._landmarks(record)
             grid = Grid.of(image)
             label = labelled.get("label")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .adversarial import PatchAdversarialLoss
 from .agreement import SoftAgreementLoss
+from .dice_ce import DiceCELoss
 from .gradicon import GradICONLoss
 from .lncc import LNCCLoss
 from .mind import MINDSSCLoss, mind_ssc
@@ -11,6 +12,7 @@ from .pose import PoseLoss
 from .registration import RegistrationLoss
 
 __all__ = [
+    "DiceCELoss",
     "GradICONLoss",
     "LNCCLoss",
     "MINDSSCLoss",

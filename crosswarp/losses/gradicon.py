@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import processes
 from ..spatial import compose, identity_map
 
 
@@ -48,8 +49,9 @@ class GradICONLoss(nn.Module):
         if noise is None:
             # filled, not copied from a list: a copy would make the host wait for the device
             voxel = torch.stack([torch.full((), 1 / max(size - 1, 1), device=device) for size in shape])
-            noise = torch.randn(batch, *points.shape[1:], device=device) * self.noise_voxels
-            noise = noise * voxel.view(1, dims, *[1] * dims)
+            size = points.shape[1:]
+            noise = processes.drawn(lambda count: torch.randn(count, *size, device=device), batch)
+            noise = noise * self.noise_voxels * voxel.view(1, dims, *[1] * dims)
         # Each point, and its copies one step along each axis, evaluated at once as one long first axis.
         steps = F.pad(self.delta * torch.eye(dims, device=device), (1, 0)).view(1, dims, -1, *[1] * dims)
         points = ((points + noise)[:, :, None] + steps).flatten(2, 3)

@@ -125,6 +125,22 @@ def comparison_table(compared: Iterable[Row]) -> Table:
     return _table(["Method", "Pairs", "Dice", _INTERVAL, f"{OURS} ahead by", _INTERVAL, "p (Holm)"], groups)
 
 
+def seeds_table(spreads: Iterable[Row]) -> Table:
+    """Lay out how Dice differs between trainings, a group for each network or method.
+
+    Args:
+        spreads: what :func:`~crosswarp.metrics.trainings.spread` returns.
+    """
+    groups: dict[str, list[list[str]]] = {}
+    names: list[str] = []
+    for row in spreads:
+        names = [key for key in row if key.startswith("dice ")]
+        line = [row["class"], _cell(row, "dice", 3), _interval(row, "dice")]
+        line += [_text(row[key], 3) for key in names]
+        groups.setdefault(f"{group_name(row)}, {condition_name(row)}", []).append(line)
+    return _table(["Class", "Dice", _INTERVAL, *(key.removeprefix("dice ") for key in names)], groups)
+
+
 def class_table(summary: Iterable[Row], kind: str) -> Table:
     """Lay out the means of each class and over the classes, a group for each network or method.
 

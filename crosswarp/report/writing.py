@@ -44,6 +44,7 @@ from .tables import (
     pair_facts,
     pair_table,
     registration_subjects,
+    seeds_table,
     segmentation_subjects,
     summary_table,
     training_table,
@@ -83,6 +84,7 @@ def write_report(
     comparison: Sequence[Row] = (),
     warnings: Sequence[str] = (),
     expected: Sequence[Row] = (),
+    seeds: Sequence[Row] = (),
 ) -> None:
     """Write a run's report: one HTML file, figures inside, readable offline and on paper.
 
@@ -105,6 +107,8 @@ def write_report(
         warnings: what the training of the networks warned of; they stand above all else.
         expected: of pairs, for each ``class``, the ``mean`` over them among these: what ``dice`` was found,
             what was ``expected``, and between what, ``expected_low`` and ``expected_high``.
+        seeds: where ``rows`` are means over several trainings, how these differ, see
+            :func:`~.tables.seeds_table`.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -132,6 +136,7 @@ def write_report(
         deformation=deformation_table(summary),
         reliability=_reliability(expected),
         comparison=comparison_table(comparison),
+        seeds=seeds_table(seeds),
         evaluated=EVALUATED,
         colours={name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)},
         fold_colour=FOLD_COLOUR,

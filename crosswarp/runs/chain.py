@@ -6,7 +6,9 @@ import gc
 import logging
 import subprocess
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from torch import Tensor
 
+from .. import processes
 from ..data import Datalist, ReadOnce, load_datalist
 from ..errors import input_error, plain_input_errors
 from ..files import file_digest
@@ -24,7 +27,16 @@ from ..terminal import show_messages, write_log
 from ..training import PoseLearner, save_atomically
 from ..wording import shown
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, inference_config, load_weights, write_json
-from .config import check_ids, check_overrides, flatten, open_workflow, read_config, running_parser, verbatim
+from .config import (
+    MULTI_GPU,
+    check_ids,
+    check_overrides,
+    flatten,
+    open_workflow,
+    read_config,
+    running_parser,
+    verbatim,
+)
 from .expected_overlap import run_expectation
 from .pose import run_pose
 from .published import copy_bundle_files, write_inference_config
@@ -85,6 +97,7 @@ class Chain:
         worsened_pairs: how many, to learn of them what overlap to expect; None for as many as the grid
             allows, 0 to learn nothing.
         pose_recognition: learns to tell how images lie; None to learn nothing of it.
+        multi_gpu: whether several processes train together, as each bundle's ``multi_gpu_train.json`` says.
     """
 
     def __init__(
@@ -98,18 +111,19 @@ class Chain:
         preset: str | None = None,
         worsened_pairs: int | None = None,
         pose_recognition: PoseLearner | None = None,
+        multi_gpu: bool = False,
     ) -> None:
         self.stages = {name: flatten(overrides) for name, overrides in stages.items()}
         self.common = dict(common)
         self.bundles, self.bundle_root, self.run_dir = Path(bundles), Path(bundle_root), Path(run_dir)
         self.datalist = datalist
-        self.preset, self.worsened_pairs = preset, worsened_pairs
+        self.preset, self.worsened_pairs, self.multi_gpu = preset, worsened_pairs, multi_gpu
         self.pose_recognition = pose_recognition
         self.memory = ReadOnce()
         self.writer: Writer | None = None  # from the check to the end
 
     def config_files(self, name: str) -> list[Path]:
-        """The config files of a stage: its own and the preset's.
+        """The config files of a stage: its own, the preset's, and that for several processes.
 
         Raises:
             FileNotFoundError: when no bundle has the preset.
@@ -123,7 +137,7 @@ class Chain:
                     f"No preset {shown(self.preset)} for {name}: expected one of {list(presets)}."
                 )
             files.append(presets[self.preset])
-        return files
+        return [*files, configs / MULTI_GPU] if self.multi_gpu else files
 
     @plain_input_errors()
     def check(self) -> None:
@@ -136,6 +150,9 @@ class Chain:
             BusyError: where another process trains in the run's folder.
         """
         show_messages(verbose=bool(self.common.get("verbose")))
+        processes.agreed(self._check)
+
+    def _check(self) -> None:
         check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
         for name, overrides in self.stages.items():
             check_ids(overrides, read_config(*self.config_files(name)), f"Stage {name}")
@@ -193,13 +210,8 @@ class Chain:
             ValueError: for faults of the data, as the stages find them.
             FileNotFoundError: naming what is missing.
         """
-        with one_writer(self.run_dir):
-            digest, again = claim_run(self.run_dir, self.datalist), dict[Path, str]()
-            for path in (
-                self.run_dir / "run.json",
-                *(self.run_dir / name / MANIFEST for name in self.stages),
-            ):
-                restore(path)
+        with one_writer(self.run_dir) if processes.is_first() else nullcontext():
+            digest, again = processes.agreed(self.claim), dict[Path, str]()
             while True:
                 try:
                     self.train(digest, set(again.values()))
@@ -221,6 +233,13 @@ class Chain:
             lines = [f"- {warning}." for warning in warnings]
             logger.warning("\n".join(["The run is trained, but not all is well with it:", *lines]))
 
+    def claim(self) -> str:
+        """Claim the run's folder, and make whole what says how far it is; returns the data's digest."""
+        digest = claim_run(self.run_dir, self.datalist)
+        for path in (self.run_dir / "run.json", *(self.run_dir / name / MANIFEST for name in self.stages)):
+            restore(path)
+        return digest
+
     def train(self, digest: str, again: Collection[str] = ()) -> None:
         """Train the stages that are not done, and publish the run.
 
@@ -232,10 +251,10 @@ class Chain:
             workflow = self.workflow(name)
             workflow.parser.parse()
             stage = workflow.parser.get_parsed_content("stage")
-            state = stage.state(stage.fingerprint(workflow.parser, digest))
+            state = processes.agreed(partial(stage.state_of, workflow.parser, digest))
             if state == "done" and name not in again:
                 stage.announce(state)
-                if not stage.judged(workflow.parser):
+                if processes.is_first() and not stage.judged(workflow.parser):
                     check = workflow.parser.get_parsed_content("result_check", default=None)
                     stage.judge(check, workflow.parser.get_parsed_content("device"), workflow.parser)
                 continue
@@ -244,7 +263,7 @@ class Chain:
             workflow.finalize()
             del workflow, stage
             gc.collect()  # engines and handlers are cycles, and hold the networks and images of the stage
-        self.publish()
+        processes.agreed(self.publish)
 
     def publish(self) -> None:
         """Make the run folder a trained meta bundle: one network that segments and registers."""

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -20,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
-from monai.bundle.utils import merge_kv
+from monai.bundle.utils import MERGE_KEY, merge_kv
 
 from ..kept import check
 from ..wording import printable
@@ -36,6 +37,7 @@ INTERPRETED = re.compile(r"^[$@%]|[@%](#|::)")
 CHANGED = re.compile(rf"#|{INTERPRETED.pattern}")
 SIGNS = re.compile(r"[#$@%]")
 ANY = "*"
+MULTI_GPU = "multi_gpu_train.json"  # what several processes lay over a training config; MONAI's name
 
 
 class UnknownIdError(ValueError):
@@ -207,6 +209,29 @@ def check_overrides(parser: ConfigParser, config_file: str | Path) -> None:
     own = read_config(config_file)
     used = set(REFERENCE.findall(json.dumps(config, default=str)))
     check_ids(sorted(set(config) - set(own.get()) - used - {"_meta_"}), own, str(config_file))
+
+
+def in_one_process(config: Mapping[str, Any], bundle_root: Path) -> dict[str, Any]:
+    """A training config without what several processes have laid over it: that changes how, not what is made.
+
+    Args:
+        config: what runs.
+        bundle_root: of the bundle whose config it is.
+    """
+    overlay = bundle_root / "configs" / MULTI_GPU
+    if not overlay.is_file():
+        return dict(config)
+    plain, found = read_config(overlay.with_name("train.json")), ConfigParser(deepcopy(dict(config)))
+    for key, value in ConfigParser.load_config_file(overlay).items():
+        identifier = key.removeprefix(MERGE_KEY)
+        if key != identifier:
+            found[identifier] = [each for each in found.get(identifier, []) if each not in value]
+        elif identifier not in plain:
+            parent, _, name = identifier.rpartition("#")
+            found.get(parent, {}).pop(name, None)
+        elif found.get(identifier) == value:
+            found[identifier] = plain[identifier]
+    return found.get()
 
 
 def flatten(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

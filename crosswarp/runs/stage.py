@@ -19,15 +19,16 @@ import torch
 from monai.bundle import ConfigParser
 from torch import nn
 
-from .. import __version__
+from .. import __version__, errors, processes
 from ..data import Datalist, check_datalist, check_people, datalist_digest
+from ..data.room import limit_memory
 from ..files import file_digest
 from ..kept import check, fault, is_kept, keeping, known_json, read_json, restore
 from ..lock import Writer, one_writer
 from ..terminal import show_messages, write_log
 from ..training import LAST_EPOCH, Checkpoints, choose_threads
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, run_values, write_json
-from .config import check_overrides, running_parser
+from .config import check_overrides, in_one_process, running_parser
 from .origin import check_origin
 from .published import copy_bundle_files, write_inference_config
 from .values import check_values
@@ -41,7 +42,18 @@ HISTORY = Path("checkpoints") / "history.json"
 CHECK = Path("check.json")  # in a stage's folder: what its check measured, and the check's own config
 
 # where a run stands and on what it runs does not change what it computes
-LOCATION_IDS = {"bundle_root", "run_dir", "datalist", "device", "_meta_"}
+LOCATION_IDS = {
+    "bundle_root",
+    "run_dir",
+    "datalist",
+    "device",
+    "is_writer",
+    "num_workers",
+    "memory_gib",
+    "_meta_",
+}
+# on these depends how much memory a stage takes
+MEMORY_IDS = ("batch_size", "label_batch_size", "spatial_size", "pool_size")
 # nor does what judges the result or shows it; what a stage uses counts by its weights
 UNDECISIVE_IDS = {*LOCATION_IDS, "result_check", "stage", "verbose"}
 
@@ -170,7 +182,8 @@ class Stage:
 
     def fingerprint(self, parser: ConfigParser, data_digest: str) -> str:
         """Digest of all that decides the stage's result."""
-        config = {key: value for key, value in parser.get().items() if key not in UNDECISIVE_IDS}
+        config = in_one_process(parser.get(), self.bundle_root)
+        config = {key: value for key, value in config.items() if key not in UNDECISIVE_IDS}
         # given by the chain or taken from the datalist: what counts is the value
         config |= {key: parser.get_parsed_content(key) for key in DATA_IDS if key in config}
         content = [config, data_digest, self.input_digests(), __version__]
@@ -195,6 +208,10 @@ class Stage:
             found[str(WEIGHTS)] = "is not what the stage was trained to"
         return [f"{name} {wrong}" for name, wrong in found.items() if wrong]
 
+    def state_of(self, parser: ConfigParser, data_digest: str) -> str:
+        """The :meth:`state` of a config and data."""
+        return self.state(self.fingerprint(parser, data_digest))
+
     def announce(self, state: str) -> None:
         """Say what happens to the stage, by its :meth:`state`."""
         manifest = self.manifest or {}
@@ -212,14 +229,25 @@ class Stage:
     def begin(self) -> None:
         """Check the config and the data, put a stale stage aside, and record what is about to run.
 
+        Of several processes the first does it, and the others begin when it is done.
+
         Raises:
             ValueError: for a misspelt parameter, faults of the data (all of them), or a run folder that holds
                 a run of other data.
             FileNotFoundError: naming every stage that is missing.
             BusyError: where another process trains in the run's folder.
         """
+        show_messages(verbose=bool(running_parser().get("verbose")))
+        errors.SIZES.clear()
+        errors.SIZES.update(self.sizes(running_parser()))
+        limit_memory(running_parser().get_parsed_content("memory_gib", default=8), self.run_dir)
+        self._threads = processes.agreed(self._begin)
+        if not processes.is_first():
+            choose_threads(self._threads)
+
+    def _begin(self) -> int:
+        """Begin in one process; returns its number of threads."""
         parser = running_parser()
-        show_messages(verbose=bool(parser.get("verbose")))
         check_overrides(parser, self.bundle_root / "configs" / "train.json")
         check_values(parser)
         self._fingerprint = self.fingerprint(parser, claim_run(self.run_dir, self.datalist))
@@ -232,13 +260,23 @@ class Stage:
         if state == "stale" or (self.folder.exists() and self.manifest is None):
             self._put_aside()
         self._seconds = (self.manifest or {}).get("seconds", 0.0)
-        config = {key: value for key, value in parser.get().items() if key != "_meta_"}
+        config = in_one_process(parser.get(), self.bundle_root)
+        config = {key: value for key, value in config.items() if key != "_meta_"}
         write_json(self.folder / CONFIG, config)
         copy_bundle_files(self.bundle_root, self.folder)
         write_inference_config(self.bundle_root / INFERENCE, run_values(parser), self.folder)
         self._threads = choose_threads((self.manifest or {}).get("threads"))
         self._write_manifest(state="running", seconds=self._seconds)
         self._started = time.monotonic()
+        return self._threads
+
+    def sizes(self, parser: ConfigParser) -> dict[str, Any]:
+        """What can be lowered where memory is short, as the command line calls it, with its present value."""
+        found = {key: parser.get_parsed_content(key) for key in MEMORY_IDS if key in parser}
+        return {
+            key if key in DATA_IDS or not self.place else f"{self.name}#{key}": value
+            for key, value in found.items()
+        }
 
     def check_trained(self) -> None:
         """Check the config, and that the stage is trained on these data, before it is evaluated.
@@ -255,11 +293,13 @@ class Stage:
         claim_run(self.run_dir, self.datalist)
 
     def finish(self, checkpoints: Checkpoints) -> None:
-        """Publish the chosen weights as ``models/model.pt`` and mark the stage as done.
+        """Publish the chosen weights as ``models/model.pt`` and mark the stage as done, in the first process.
 
         Args:
             checkpoints: knows the weights that were chosen, by what, and its value.
         """
+        if not processes.is_first():
+            return
         chosen = checkpoints.chosen
         content = check(chosen.pop("weights")).read_bytes()
         with keeping(self.folder / WEIGHTS, size=len(content)) as partial:
@@ -279,7 +319,7 @@ class Stage:
         """Compare the published network with what the stage started from, and warn of what got worse.
 
         The warnings stand in the manifest, what was measured in ``check.json``. Nothing else changes: the
-        stage is done.
+        stage is done. Of several processes the first does it.
 
         Args:
             check: called with the network, returns what it measured and warnings, as those of
@@ -287,8 +327,11 @@ class Stage:
             device: where to run the network.
             parser: the stage's config; by default the running one.
         """
+        if not processes.is_first():
+            return
         parser = parser or running_parser()
-        measured, warnings = check(load_network(self.folder, device)) if check else ({}, [])
+        with processes.alone():
+            measured, warnings = check(load_network(self.folder, device)) if check else ({}, [])
         write_json(self.folder / CHECK, {"by": parser.get("result_check"), "measured": measured})
         write_json(self.folder / MANIFEST, (self.manifest or {}) | {"warnings": warnings}, twin=True)
         for warning in warnings:

@@ -19,9 +19,9 @@ LIMITS: dict[str, tuple[type, float, float]] = {
     **dict.fromkeys(("max_epochs", "steps_per_epoch", "val_interval", "batch_size"), (Integral, 1, 10**9)),
     **dict.fromkeys(("label_batch_size", "max_val_pairs", "translation_interval"), (Integral, 1, 10**9)),
     **dict.fromkeys(("max_augmented_pairs",), (Integral, 1, 10**9)),
-    **dict.fromkeys(("seed", "pool_size", "self_training_start"), (Integral, 0, 2**63)),
+    **dict.fromkeys(("seed", "num_workers", "pool_size", "self_training_start"), (Integral, 0, 2**63)),
     **dict.fromkeys(("ema_decay", "reliable_share", "augmented_keep"), (Real, 0, 1)),
-    **dict.fromkeys(("regularity_weight", "learning_rate"), (Real, 0, 1e30)),
+    **dict.fromkeys(("regularity_weight", "learning_rate", "memory_gib"), (Real, 0, 1e30)),
     **dict.fromkeys(("segmentation_learning_rate", "discriminator_learning_rate"), (Real, 0, 1e30)),
 }
 NONE_ALLOWED = ("max_augmented_pairs",)  # for no limit

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from monai.data import MetaTensor
 
 from ..finite import NonFiniteError, is_finite
+from .deterministic import is_needed, sample_linearly
 
 _MODES = ("linear", "nearest")
 _PADDINGS = ("border", "zeros")
@@ -47,6 +48,9 @@ def sample(
     if not torch.jit.is_scripting():
         _check(image, phi, mode, padding)
     batch = [max(image.shape[0], phi.shape[0])] + [-1] * (phi.ndim - 1)
+    if not torch.jit.is_scripting():
+        if mode == "linear" and is_needed(image, phi):
+            return sample_linearly(as_float32(image).expand(batch), as_float32(phi).expand(batch), padding)
     grid = (2 * as_float32(phi) - 1).flip(1).movedim(1, -1)  # grid_sample wants [-1, 1], last axis first
     warped = F.grid_sample(
         as_float32(image).expand(batch),

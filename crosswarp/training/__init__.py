@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RandomSpectrum,
     )
     from .augmented import AugmentedSamples
+    from .determinism import use_deterministic
     from .guard import TrainingError, TrainingGuard
     from .handlers import (
         LAST_EPOCH,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         save_atomically,
     )
     from .label_pools import label_pool
+    from .parallel import DistributedDataParallel
     from .pose import PoseLearner
     from .precision import AutocastInferer, fast_bfloat16
     from .pseudo_labels import PseudoLabels
@@ -47,6 +49,7 @@ __all__ = [
     "AugmentedSamples",
     "AutocastInferer",
     "Checkpoints",
+    "DistributedDataParallel",
     "EpochProgress",
     "ImagePool",
     "LoadWhole",
@@ -71,4 +74,5 @@ __all__ = [
     "label_pool",
     "save_atomically",
     "together",
+    "use_deterministic",
 ]

@@ -14,6 +14,9 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .. import processes
+from .parallel import LeastOf, drawn_for
+
 TERMS = (
     "adversarial",
     "cycle",
@@ -72,6 +75,7 @@ class ImagePool(nn.Module):
     """A history of translated images for a discriminator (Shrivastava et al., CVPR 2017).
 
     Half of the images that are asked for are swapped with older ones. The pool is part of ``state_dict``.
+    Several processes keep the same one, of the images of all.
 
     Args:
         size: images to keep; 0 returns every image as it is.
@@ -87,8 +91,9 @@ class ImagePool(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return ``[B, C, *spatial]`` for the discriminator; once the pool is full, half are old ones."""
         images = images.detach()
-        if self.size == 0:
-            return images
+        return images if self.size == 0 else processes.share(self._swapped(processes.gathered(images)))
+
+    def _swapped(self, images: Tensor) -> Tensor:
         self.images = self.images.to(images.device)
         room = self.size - len(self.images)
         if room > 0:
@@ -276,6 +281,8 @@ class AdaptationTrainer(Trainer):
             self._counts[name] += 1
             mean = self.state.metrics.get(name, 0.0)
             self.state.metrics[name] = mean + (value - mean) / self._counts[name]
+        if self.state.iteration % self.state.epoch_length == 0:
+            self.state.metrics.update(processes.averaged(self.state.metrics))
 
     def _require_discriminator_gradients(self, required: bool) -> None:
         for modality in ("source", "target"):
@@ -297,9 +304,9 @@ class AdaptationTrainer(Trainer):
                 image = source.mean(1, keepdim=True).expand(-1, target.shape[1], *target.shape[2:])
             seen["mixed_segmentation"] = self.style_mixing({"image": image, "style": target})["image"]
         if "self_training" in wanted and self.state.epoch > self.self_training_start:
-            count = max(1, round(self.reliable_share * len(target)))
-            reliable = batch["target_disagreement"].argsort()[:count]
-            seen["self_training"], labels["self_training"] = target[reliable], batch["target_label"][reliable]
+            reliable = LeastOf(batch["target_disagreement"], self.reliable_share)
+            seen["self_training"] = target[reliable.numbers]
+            labels["self_training"] = batch["target_label"][reliable.numbers]
         if wanted - CHEAP_TERMS:
             translation_terms, translated = self._translation_terms(source, label, target)
             terms |= translation_terms
@@ -311,7 +318,8 @@ class AdaptationTrainer(Trainer):
             seen |= {term: image for term, image in inputs.items() if term in wanted and image is not None}
         if not seen:
             return terms, translated
-        augmented = self.segmentation_augmentation({"image": torch.cat(list(seen.values()))})["image"]
+        with drawn_for(seen, {"self_training": reliable} if "self_training" in seen else {}):
+            augmented = self.segmentation_augmentation({"image": torch.cat(list(seen.values()))})["image"]
         logits = self._run("target_segmentation", augmented).split([len(images) for images in seen.values()])
         if seen.keys() & {"agreement", "cycle_agreement"}:
             with torch.no_grad():
@@ -320,7 +328,7 @@ class AdaptationTrainer(Trainer):
             if term.endswith("agreement"):
                 terms[term] = self.agreement_loss(prediction.softmax(1), teacher)
             elif term == "self_training":
-                terms[term] = self.self_training_loss(prediction, labels[term])
+                terms[term] = reliable.weight * self.self_training_loss(prediction, labels[term])
             else:
                 terms[term] = self.segmentation_loss(prediction, labels[term])
         return terms, translated

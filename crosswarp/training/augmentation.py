@@ -1,9 +1,10 @@
 """Random augmentation of whole batches on their device.
 
 Each transform is called with a batch (a dictionary of tensors ``[B, C, *spatial]``) and returns a new one;
-every sample gets its own random parameters from torch's global generator; what a batch shares comes from
-Python's. MONAI's random transforms work sample by sample; with the small images and networks of this project
-their Python would cost more than the training step. Compose them with ``monai.transforms.Compose``.
+every sample gets its own random parameters from torch's global generator, also where several processes share
+a batch (``processes.drawn``); what a batch shares comes from Python's. MONAI's random
+transforms work sample by sample; with the small images and networks of this project their Python would cost
+more than the training step. Compose them with ``monai.transforms.Compose``.
 
 Intensities are expected, and kept, in [0, 1].
 """
@@ -18,13 +19,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..processes import drawn
 from ..spatial import identity_map, sample
 
 Batch = dict[str, Tensor]
 
 
 def _uniform(batch_size: int, low: float, high: float, like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(batch_size, *shape, device=like.device, dtype=torch.float32).uniform_(low, high)
+    def draw(size: int) -> Tensor:
+        return torch.empty(size, *shape, device=like.device, dtype=torch.float32).uniform_(low, high)
+
+    return drawn(draw, batch_size)
+
+
+def _normal(batch_size: int, like: Tensor, *shape: int) -> Tensor:
+    return drawn(lambda size: torch.randn(size, *shape, device=like.device), batch_size)
 
 
 def _per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -92,7 +101,7 @@ class RandomSpatial:
         shift = _uniform(batch_size, -self.shift, self.shift, like, dims, 1) * applied[:, None, None]
         phi = (matrix @ centred + 0.5 + shift).reshape(batch_size, dims, *spatial_shape)
         if self.deformation > 0:
-            control = torch.randn(batch_size, dims, *[self.control_points] * dims, device=like.device)
+            control = _normal(batch_size, like, dims, *[self.control_points] * dims)
             control = control * self.deformation * _per_sample(applied, control)
             mode = "bicubic" if dims == 2 else "trilinear"
             phi = phi + functional.interpolate(control, size=spatial_shape, mode=mode, align_corners=True)
@@ -247,7 +256,7 @@ class RandomNoise:
             smooth = pool(smooth, 3, stride=1, padding=1, count_include_pad=False)
         blurred = torch.lerp(image, smooth, _per_sample(_uniform(size, 0, self.blur, image) * applied, image))
         deviation = _per_sample(_uniform(size, 0, self.noise, image) * applied, image)
-        return batch | {self.key: (blurred + deviation * torch.randn_like(image)).clamp(0, 1)}
+        return batch | {self.key: (blurred + deviation * _normal(size, image, *image.shape[1:])).clamp(0, 1)}
 
 
 class RandomSpectrum:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from monai.networks.utils import one_hot
 from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 
-from ..data.batches import collect_samples, pair_numbers
+from .. import processes
+from ..data.batches import Samples, collect_samples, pair_numbers
 from ..disk import allocate
 from ..kept import GoneError, check, keeping, whole
 from ..losses import LNCCLoss
@@ -31,7 +32,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
     A mapping of memory-mapped tensors, ready for ``RandomBatches``: ``image`` ``[N, C, *spatial]`` float16
     and ``label`` ``[N, 1, *spatial]`` uint8. The labelled originals come first. Memory does not grow with the
     number of pairs. The samples are written when the folder does not hold them yet, in one direction and
-    without any loss but the score.
+    without any loss but the score; several processes register some of the pairs each, into the same files.
 
     A pair that registered badly deforms anatomy implausibly and is given weight 0: the share ``1 - keep``
     with the worst local cross-correlation between warped and fixed image, and those with more than 1 % of
@@ -72,7 +73,7 @@ class AugmentedSamples(Mapping[str, Tensor]):
         if not 0 < keep <= 1:
             raise ValueError(f"Expected `keep` in (0, 1], got {keep}.")
         self.folder = Path(folder)
-        if not all([whole(self.folder / name) for name in FILES]):
+        if not processes.agreed(lambda: all([whole(self.folder / name) for name in FILES])):
             self._write(network, labelled, others, num_classes, keep, max_pairs, batch_size, seed)
         self._open(original_share)
 
@@ -143,29 +144,27 @@ class AugmentedSamples(Mapping[str, Tensor]):
         )
 
         shapes = [(count + len(pairs), *fixed.shape[1:]), (count + len(pairs), 1, *fixed.shape[2:])]
-        with (
-            mapped(self.folder / "image.npy", np.float16, shapes[0]) as images,
-            mapped(self.folder / "label.npy", np.uint8, shapes[1]) as labels,
-        ):
-            for number, (image, label) in enumerate(
-                zip(moving["image"].tensors, moving["label"].tensors, strict=True)
-            ):
-                images[number], labels[number] = image.numpy(), label.numpy()
-            batches = pairs.split(batch_size) if len(pairs) else ()
+        with ExitStack() as files:
+            images, labels = (
+                np.load(place, mmap_mode="r+")
+                for place in processes.agreed(lambda: _create(files, self.folder, shapes, moving))
+            )
             warped = images[count:], labels[count:]
-            similarity, folds = _warp(network, moving, fixed, batches, num_classes, warped)
+            similarity, folds = _warp(
+                network, moving, fixed, pairs.split(batch_size) if len(pairs) else (), num_classes, warped
+            )
         threshold = np.quantile(similarity, 1 - keep) if similarity else 0.0
         index = [
             {"moving": m, "fixed": f, "similarity": s, "folds": d, "kept": bool(s >= threshold and d <= 0.01)}
             for (m, f), s, d in zip(pairs.tolist(), similarity, folds, strict=True)
         ]
-        files = []
+        names = []
         if moving.files and fixed_files:
-            files = moving.files + [
+            names = moving.files + [
                 f"{moving.files[m]} warped onto {fixed_files[f]}" for m, f in pairs.tolist()
             ]
-        with keeping(self.folder / "index.json") as partial:  # an index means that all is written
-            partial.write_text(json.dumps({"originals": count, "pairs": index, "files": files}))
+        content = json.dumps({"originals": count, "pairs": index, "files": names})
+        processes.agreed(lambda: _finish(self.folder / "index.json", content))
 
 
 def _warp(
@@ -179,24 +178,42 @@ def _warp(
     """Register pairs and write the warped images and labels; similarity and share of folds of each pair."""
     device = next(network.parameters()).device
     score = LNCCLoss(reduction="none")
-    similarity: list[float] = []
-    folds: list[float] = []
+    parts = torch.arange(sum(map(len, batches))).split(len(batches[0])) if batches else ()
+    scores = torch.zeros(sum(map(len, batches)), 2)
     network.eval()
-    done = 0
     with torch.inference_mode():
-        for batch in track(batches, "registering pairs"):
+        for number, (part, batch) in enumerate(zip(parts, track(batches, "registering pairs"), strict=True)):
+            if not processes.is_own(number):
+                continue
             source = moving["image"][batch[:, 0]].to(device).float()
             target = fixed[batch[:, 1]].to(device).float()
             phi = network(torch.cat([source, target], dim=1))
             image = sample(source, phi)
             onehot = one_hot(moving["label"][batch[:, 0]].to(device), num_classes)
-            end = done + len(batch)
-            warped[0][done:end] = image.cpu().numpy()
-            warped[1][done:end] = sample(onehot, phi).argmax(1, keepdim=True).cpu().numpy()
-            similarity += (1 - score(image, target)).tolist()
-            folds += fold_fraction(phi).tolist()
-            done = end
+            places = slice(int(part[0]), int(part[-1]) + 1)
+            warped[0][places] = image.cpu().numpy()
+            warped[1][places] = sample(onehot, phi).argmax(1, keepdim=True).cpu().numpy()
+            scores[part] = torch.stack([1 - score(image, target), fold_fraction(phi)], 1).float().cpu()
+    for array in warped:
+        array.flush()  # type: ignore[attr-defined] # mapped
+    processes.exchange(scores, parts, device)  # all have written then
+    similarity, folds = scores.T.tolist()
     return similarity, folds
+
+
+def _create(files: ExitStack, folder: Path, shapes: Sequence[Sequence[int]], originals: Samples) -> list[str]:
+    """Make the files, with the labelled originals; returns where they are until they are done."""
+    images = files.enter_context(mapped(folder / "image.npy", np.float16, shapes[0]))
+    labels = files.enter_context(mapped(folder / "label.npy", np.uint8, shapes[1]))
+    pairs = zip(originals["image"].tensors, originals["label"].tensors, strict=True)
+    for number, (image, label) in enumerate(pairs):
+        images[number], labels[number] = image.numpy(), label.numpy()
+    return [str(array.filename) for array in (images, labels)]  # type: ignore[attr-defined] # mapped
+
+
+def _finish(path: Path, content: str) -> None:
+    with keeping(path) as partial:  # an index means that all is written
+        partial.write_text(content)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from monai.engines import Evaluator
 from monai.handlers import CheckpointLoader
 from torch import Tensor, nn
 
+from .. import processes
 from ..disk import require_space
 from ..finite import non_finite
 from ..kept import DAMAGED, check, copy_to_twin, keeping, restore, set_aside, whole
@@ -97,6 +98,7 @@ class Checkpoints:
     by epoch. What is damaged is set aside, and made again from what is not. Place it after the
     ``ValidationHandler`` in the trainer's handlers. Nothing with NaN or infinity is written: a
     ``TrainingGuard`` over the objects stops such a training.
+    Of several processes the first writes; all go on from what it wrote, however many there are then.
 
     Args:
         folder: where the files are. A ``last.pt`` found there when training starts is resumed from.
@@ -144,12 +146,21 @@ class Checkpoints:
             TrainingError: where it holds NaN or infinity.
             DiskError: where the disk has no room for what will be written.
         """
-        self.check_space()
-        restore(self.best)
-        found = ((path, state) for path in (self.last, self.previous) if (state := self.read(path)))
-        path, state = next(found, (None, {}))
+        states: dict[Path, dict[str, Any]] = {}
+
+        def find() -> Path | None:
+            self.check_space()
+            restore(self.best)
+            for path in (self.last, self.previous):
+                if state := self.read(path):
+                    states[path] = state
+                    return path
+            return None
+
+        path = processes.agreed(find)
         if path is None:
             return
+        state = states[path] if path in states else self.read(path)
         if wrong := non_finite(state):
             raise TrainingError(
                 f"Cannot go on from {path}, which holds NaN or infinity in {len(wrong)} tensors, {wrong[0]} "
@@ -162,7 +173,7 @@ class Checkpoints:
         if self.evaluator is not None:
             self.evaluator.state.best_metric = state["best_metric"]
             self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
-        if path == self.previous or not whole(self.folder / "history.json"):
+        if processes.is_first() and (path == self.previous or not whole(self.folder / "history.json")):
             self.write_history()
         engine.logger.info(f"Resumed from {path}: {state['epoch']} epochs are done.")
 
@@ -218,6 +229,8 @@ class Checkpoints:
             key = self.evaluator.state.key_metric_name
             if not math.isfinite(metrics[key]):
                 raise self.guard.error(engine, f"the validation's {key} is {float(metrics[key])}")
+        if not processes.is_first():
+            return
         self.history.append({"epoch": epoch} | {name: float(value) for name, value in metrics.items()})
         if self.evaluator is None or (validated and self.evaluator.state.best_metric_epoch == epoch):
             save_atomically(self.network.state_dict(), self.best)
@@ -265,7 +278,8 @@ class AddSteps:
         epochs: epochs before the others join them.
 
     Raises:
-        ValueError: unless ``first`` is between 1 and the number of steps.
+        ValueError: unless ``first`` is between 1 and the number of steps, and several processes know that not
+            all of the network trains.
     """
 
     def __init__(self, network: MultiStepRegistration, first: int, epochs: int) -> None:
@@ -279,6 +293,12 @@ class AddSteps:
 
     def __call__(self, engine: Engine) -> None:
         """Choose the steps of the epoch that the engine is about to run."""
+        if not getattr(getattr(engine, "network", None), "find_unused_parameters", True):
+            raise ValueError(
+                "Expected find_unused_parameters true, as several processes train, not all steps at once: "
+                "add --find_unused_parameters true, or in the chain "
+                "--registration_augmentation#find_unused_parameters true."
+            )
         self.network.active = self.first if engine.state.epoch <= self.epochs else len(self.network.networks)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..data.batches import Samples, Stack, collect_samples
+from ..data.room import roomy
 
 
 def label_pool(
@@ -16,7 +18,7 @@ def label_pool(
     predicted: Sequence[Mapping[str, Any]] = (),
     batch_size: int = 16,
 ) -> Samples:
-    """Pool manual labels with the labels that networks predict.
+    """Pool manual labels with the labels that networks predict; several processes predict some each.
 
     Args:
         manual: samples with integer ``label`` ``[1, *spatial]``.
@@ -40,8 +42,14 @@ def label_pool(
         device = next(network.parameters()).device
         images = collect_samples(entry["images"], ("image",))
         files += images.files
+        count, _, *size = images["image"].shape
+        found = roomy((count, 1, *size), torch.uint8)
+        parts = torch.arange(count).split(batch_size)
         with torch.inference_mode():
-            for start in range(0, len(images["image"]), batch_size):
-                batch = images["image"][start : start + batch_size].to(device)
-                labels += network(batch).argmax(1, keepdim=True).to("cpu", torch.uint8)
+            for number, part in enumerate(parts):
+                if processes.is_own(number):
+                    batch = images["image"][part].to(device)
+                    found[part] = network(batch).argmax(1, keepdim=True).to("cpu", torch.uint8)
+        processes.exchange(found, parts, device)
+        labels += found
     return Samples({"label": Stack(labels)}, files if len(files) == len(labels) else [])

@@ -10,7 +10,9 @@ from ignite.engine import Engine, Events
 from monai.inferers import SimpleInferer
 from torch import Tensor, nn
 
+from .. import processes
 from ..data.batches import Stack, collect_samples
+from ..data.room import roomy
 from ..metrics.components import count_components, keep_components
 from ..spatial import invert, sample
 from .augmentation import RandomSpatial
@@ -66,7 +68,7 @@ class PseudoLabels(Mapping[str, Any]):
         images = Stack(self.images[:max_images])
         self.tensors: dict[str, Any] = {
             "image": images,
-            "label": torch.zeros(len(images), 1, *images.shape[2:], dtype=torch.uint8),
+            "label": roomy((len(images), 1, *images.shape[2:]), torch.uint8),
             "disagreement": torch.zeros(len(images)),
         }
         self.teacher, self.spatial, self.intensity = teacher, spatial, intensity
@@ -103,24 +105,33 @@ class PseudoLabels(Mapping[str, Any]):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Label the images."""
+        """Label the images; several processes label some each, and draw alike for all."""
         device = next(self.teacher.parameters()).device
         self.teacher.eval()
-        for part in torch.arange(len(self["image"])).split(self.batch_size):
-            images = self["image"][part].to(device).float()
-            average = self._predict(images)
-            for _ in range(self.num_views):
-                phi = self.spatial.draw_map(images)
+        parts = torch.arange(len(self["image"])).split(self.batch_size)
+        for number, part in enumerate(parts):
+            own = processes.is_own(number)
+            with processes.alone():
+                self._label(part, self["image"][part].to(device).float(), own)
+        for key in ("label", "disagreement"):
+            processes.exchange(self[key], parts, device)
+
+    def _label(self, part: Tensor, images: Tensor, own: bool) -> None:
+        """Label some images, or only draw what would be drawn for that."""
+        average = self._predict(images) if own else images
+        for _ in range(self.num_views):
+            phi = self.spatial.draw_map(images)
+            if own:
                 average += sample(self._predict(sample(images, phi)), invert(phi))
-            average /= 1 + self.num_views
-            other = self._predict(self.intensity({"image": images})["image"])
-            first, second = average[:, 1:].flatten(2), other[:, 1:].flatten(2)
-            mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
-            labels = average.argmax(1, keepdim=True).to(torch.uint8)
-            self["label"][part] = (
-                keep_components(labels, self.components) if self.components else labels.cpu()
-            )
-            self["disagreement"][part] = ((first - second).abs().sum(2) / mass).amax(1).cpu()
+        changed = self.intensity({"image": images})["image"]
+        if not own:
+            return
+        average /= 1 + self.num_views
+        first, second = average[:, 1:].flatten(2), self._predict(changed)[:, 1:].flatten(2)
+        mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
+        labels = average.argmax(1, keepdim=True).to(torch.uint8)
+        self["label"][part] = keep_components(labels, self.components) if self.components else labels.cpu()
+        self["disagreement"][part] = ((first - second).abs().sum(2) / mass).amax(1).cpu()
 
     def _predict(self, images: Tensor) -> Tensor:
         return self.inferer(images, self.teacher).softmax(1)
