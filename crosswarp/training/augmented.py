@@ -194,9 +194,7 @@ def _warp(
             warped[0][places] = image.cpu().numpy()
             warped[1][places] = sample(onehot, phi).argmax(1, keepdim=True).cpu().numpy()
             scores[part] = torch.stack([1 - score(image, target), fold_fraction(phi)], 1).float().cpu()
-    for array in warped:
-        array.flush()  # type: ignore[attr-defined] # mapped
-    processes.exchange(scores, parts, device)  # all have written then
+    processes.exchange(scores, parts, device)  # all have written then, into pages that they share
     similarity, folds = scores.T.tolist()
     return similarity, folds
 

@@ -35,7 +35,7 @@ def torchrun(*words: object, count: int = 2) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
-        [*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120
+        [*command, *map(str, words)], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=300
     )
 
 
