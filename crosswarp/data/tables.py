@@ -6,8 +6,9 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,47 @@ def read_table(path: str | Path, needed: Sequence[str] = ()) -> Table:
         for number, record in body
     ]
     return Table(path, columns, rows, separator)
+
+
+def stream_table(path: str | Path, needed: Sequence[str] = (), small: int = 2**22) -> Iterator[TableRow]:
+    """The rows of a table of text of any length, read as they are asked for.
+
+    Args:
+        path: the file. Up to `small` bytes it is read as :func:`read_table` does it; beyond that it is UTF-8,
+            separated by what its first row has most of.
+        needed: columns, in lower case, that there must be.
+        small: bytes.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: as :func:`read_table`, for a row when it is reached.
+    """
+    path = Path(path)
+    if not path.is_file() or path.stat().st_size <= small:
+        yield from read_table(path, needed).rows
+        return
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        separator = _separator(file.readline())
+        file.seek(0)
+        reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+        try:
+            header = [cell.strip().lower() for cell in next(reader)]
+            if faults := _header_faults(header, 1) + [
+                f"expected the column {column}; name it in the first row"
+                for column in needed
+                if column not in header
+            ]:
+                raise ValueError("\n- ".join([f"{path}: correct this table:", *faults]))
+            for number, record in enumerate(reader, 2):
+                cells = [cell.strip() for cell in record]
+                if any(cells[len(header) :]):
+                    raise ValueError(f"{path}: row {number} has more cells than the header has columns")
+                if any(cells):
+                    yield TableRow(number, dict(zip_longest(header, cells[: len(header)], fillvalue="")))
+        except csv.Error as error:
+            raise ValueError(f"{path}: cannot be read ({error}); close its quotation marks") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: is not text in UTF-8; {SAVE_AS_CSV}") from error
 
 
 def _decoded(content: bytes, path: Path) -> str:

@@ -319,7 +319,7 @@ class PosedFramesd(MapTransform):
             empty where there is nothing to say.
         modalities: of either, ``"source"`` or ``"target"``.
         poses: of either: ``"as_is"``, ``"auto"`` to search, or a name of
-            :func:`~crosswarp.spatial.pose.named_pose`.
+            :func:`~crosswarp.spatial.pose.named_pose`. What an item says, ``moving_pose``, comes first.
         search: searches, and finds the anatomy in images that are much larger than the frame.
         spatial_size: points of the frame along each axis.
         spacing: mm along each axis; None for the whole extent of the image.
@@ -349,6 +349,7 @@ class PosedFramesd(MapTransform):
         """Show the images of an item."""
         result = dict(data)
         for key, modality, wanted in self.key_iterator(result, self.modalities, self.poses):
+            wanted = result.get(f"{key.removesuffix('_input')}_pose") or wanted
             if f"{result.get('alone')}_input" in self.keys and not key.startswith(result["alone"]):
                 wanted = "as_is"  # it stands in for an image that there is not
             box = shown(result[key], self.spacing)

@@ -19,9 +19,18 @@ IMAGES = (
 )
 SUFFIXES = (*IMAGES, ".h5", ".tfm", ".json")
 PAIR_KINDS = ("warped", "warped_seg", "transform", "inverse", "displacement", "quality")
+FILES = ("transform", "inverse", "displacement", "warped", "warped_seg", "moving_seg", "fixed_seg") + (
+    *("quality", "picture"),
+)
 SOURCES = "sources.jsonl"
 CLAIM_SECONDS = 5  # to wait for another process that claims its results in the same folder
 MOST_BYTES = 220  # of a result's name, which gets a suffix, and another one while it is written
+_NAMES = {  # class of a postprocessing -> what it writes, or is for
+    "SaveTransformsd": ("transform", "inverse", "displacement"),
+    "SaveQualityd": ("quality", "picture"),
+    "PredictedLabelsd": ("warped_seg", "moving_seg", "fixed_seg"),
+    "WarpMovingd": ("warped", "warped_seg"),
+}
 Results = Mapping[str, tuple[str, ...]]  # name, without suffix -> what it is made of
 
 
@@ -61,6 +70,29 @@ def segmentation_results(image: str) -> dict[str, tuple[str, ...]]:
 def named_result(meta: Mapping[str, Any], _: object) -> dict[str, Any]:
     """Name a result for MONAI's ``SaveImage``, which would cut ``scan.1`` and ``IM.0001`` at the dot."""
     return {"subject": f"{file_stem(meta['filename_or_obj'])}.nii.gz", "idx": meta.get("patch_index")}
+
+
+def only(transforms: Sequence[Any], files: Sequence[str]) -> list[Any]:
+    """Return the postprocessing of a config that writes some of `FILES` alone.
+
+    Args:
+        transforms: of the config's postprocessing. What is not the library's own is left as it is.
+        files: which ones.
+    """
+    kept = []
+    for transform in transforms:
+        said = transform if isinstance(transform, dict) else {}
+        kind = str(said.get("_target_", "")).rpartition(".")[2]
+        could = _NAMES.get(kind, (said.get("output_postfix", ""),) if kind == "SaveImaged" else ())
+        names = [name for name in could if name in files]
+        if not names and set(could) & set(FILES):
+            continue
+        if kind in ("SaveTransformsd", "SaveQualityd"):
+            transform = transform | {"names": names}
+        if kind == "SaveTransformsd" and "displacement" not in names:
+            transform = transform | {"displacement_suffix": None}
+        kept.append(transform)
+    return kept
 
 
 def result_faults(results: Iterable[Results], folder: str | Path | None = None) -> list[str]:

@@ -32,6 +32,7 @@ from ..runs.bundle import load_weights
 from ..runs.config import verbatim
 from ..spatial import as_float32
 from .memory import InMemoryReader
+from .results import only
 
 MODALITIES = ("source", "target")
 NEEDED = (
@@ -84,16 +85,17 @@ class SegmentedOnce(nn.Module):
 
     Args:
         network: segments and registers.
+        calls: so many of which are kept. Two at least, since moving and fixed images of one batch may be of
+            one modality.
 
     Attributes:
-        kept: by modality, class probabilities ``[K, *spatial]`` by an image's digest, of two calls, since
-            moving and fixed images of one batch may be of one modality.
+        kept: by modality, class probabilities ``[K, *spatial]`` by an image's digest, of the last calls.
     """
 
-    def __init__(self, network: SegmentAndRegister) -> None:
+    def __init__(self, network: SegmentAndRegister, calls: int = 2) -> None:
         super().__init__()
         self.network = network
-        self.kept: dict[str, deque[dict[bytes, Tensor]]] = {name: deque(maxlen=2) for name in MODALITIES}
+        self.kept: dict[str, deque[dict[bytes, Tensor]]] = {name: deque(maxlen=calls) for name in MODALITIES}
 
     def keep(self, images: Sequence[Tensor], modality: str, probabilities: Sequence[Tensor]) -> None:
         """Keep what is known of images ``[C, *spatial]``: class probabilities ``[K, *spatial]``."""
@@ -179,6 +181,31 @@ class Runner:
             ValueError: naming all faults of the images.
             FileNotFoundError: naming all missing files.
         """
+        item = self._loaded(images)
+        if len(images) == 1:
+            (alone,) = images
+            item = dict.fromkeys(("moving", "fixed"), item[alone]) | {"alone": alone}
+            item |= {f"{name}_side": side for name in FRAMES if side is not None}
+        return self._after_loading()(item)
+
+    @plain_input_errors()
+    def preprocess_one(self, image: Image, key: str, **said: str) -> Item:
+        """Run what :meth:`preprocess` does on one image of a pair, for any number of :meth:`pair`.
+
+        Args:
+            image: as for :meth:`preprocess`.
+            key: ``"moving"`` or ``"fixed"``.
+            said: of the image, such as ``moving_pose`` and ``moving_input_side``.
+        """
+        transforms = self._after_loading()
+        with allow_missing_keys_mode(transforms):
+            return transforms(self._loaded({key: image}) | said)
+
+    def _after_loading(self) -> Compose:
+        return Compose([each for each in self.transforms if not isinstance(each, LoadImaged)])
+
+    def _loaded(self, images: Mapping[str, Image]) -> Item:
+        """Load images, each under its key."""
         paths = {k: str(Path(v).absolute()) for k, v in images.items() if isinstance(v, (str, os.PathLike))}
         missing = [path for path in paths.values() if not Path(path).exists()]
         if missing:
@@ -205,11 +232,7 @@ class Runner:
             faults += self._faults(key, item.get(key), modality)
         if faults:
             raise ValueError("\n".join(sorted(faults)))
-        if len(images) == 1:
-            (alone,) = images
-            item = dict.fromkeys(("moving", "fixed"), item[alone]) | {"alone": alone}
-            item |= {f"{name}_side": side for name in FRAMES if side is not None}
-        return Compose([transform for transform in self.transforms if transform not in loaders])(item)
+        return item
 
     def _faults(self, key: str, image: MetaTensor | None, modality: str) -> list[str]:
         """What keeps a loaded image from going into the network of its modality."""
@@ -247,7 +270,12 @@ class Runner:
         return own | {"image": self.network_input(item, keys.index(key))}
 
     def pair(self, moving: Item, fixed: Item) -> Item:
-        """Put a pair together from two images that were prepared as its moving and its fixed one."""
+        """Put a pair together from two images that were prepared as its moving and its fixed one.
+
+        Args:
+            moving: of :meth:`prepare` or :meth:`preprocess_one`.
+            fixed: the same.
+        """
         images = [item["image"].as_subclass(Tensor) for item in (moving, fixed)]
         return {**fixed, **moving, "image": torch.cat(images)}
 
@@ -304,15 +332,20 @@ class Runner:
                 return self.parsed(f"postprocessing#transforms#{number}")
         raise ValueError(f"Expected a {kind.__name__} in the config's postprocessing, which it has none of.")
 
-    def postprocessing(self, folder: Path | None = None) -> Callable[[Item], Item]:
+    def postprocessing(
+        self, folder: Path | None = None, files: Sequence[str] | None = None
+    ) -> Callable[[Item], Item]:
         """Return the config's postprocessing.
 
         Args:
             folder: where its transforms write. Without one, those that refer to ``output_dir`` are left out.
+            files: what of :data:`~.results.FILES` they write; None for all.
         """
         config = deepcopy(self.config) | {"output_dir": verbatim(folder)}
+        post = config["postprocessing"]
+        if files is not None:
+            post["transforms"] = only(post["transforms"], files)
         if folder is None:
-            post = config["postprocessing"]
             post["transforms"] = [t for t in post["transforms"] if not _WRITES.search(str(t))]
         return ConfigParser(config).get_parsed_content("postprocessing")
 

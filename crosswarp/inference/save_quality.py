@@ -58,6 +58,7 @@ class SaveQualityd(MapTransform):
         modalities: of the two images, ``"source"`` or ``"target"``.
         pose_network: tells whether segmented images lie as those of the training; None where that was not
             learnt.
+        names: which of ``"quality"``, the file, and ``"picture"`` to write.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class SaveQualityd(MapTransform):
         expectation: Expectation | None = None,
         modalities: Sequence[str] = ("source", "target"),
         pose_network: nn.Module | None = None,
+        names: Sequence[str] = ("quality", "picture"),
     ) -> None:
         super().__init__(keys)
         self.output_dir = Path(output_dir)
@@ -80,6 +82,7 @@ class SaveQualityd(MapTransform):
         self.statistics = statistics or {}
         self.training_warnings = list(training_warnings)
         self.expectation, self.modalities, self.pose_network = expectation, tuple(modalities), pose_network
+        self.names = tuple(names)
 
     def parts(self, data: Mapping[Hashable, Any]) -> tuple[list[Tensor], Prediction]:
         """What the network was given of the moving and the fixed image, and what it predicts, on the CPU."""
@@ -165,8 +168,11 @@ class SaveQualityd(MapTransform):
             said = [expected, *said]
         level = logging.INFO if verdict == "ok" else logging.WARNING
         logger.log(level, ": ".join([stem, verdict, *(["; ".join(said)] if said else [])]))
-        with replacing(self.output_dir / f"{stem}_quality.json") as path:
-            path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+        if "quality" in self.names:
+            with replacing(self.output_dir / f"{stem}_quality.json") as path:
+                path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+        if "picture" not in self.names:
+            return result
         figure = pair_figure(self.pictured(*self.parts(data)))
         lines = [stem, f"{verdict}: {'; '.join(said)}" if said else verdict]
         title = "\n".join(textwrap.fill(line, 130) for line in lines)

@@ -20,6 +20,7 @@ from ..networks.prediction import Prediction, moving_to_fixed
 from ..spatial import sample
 from ..spatial.frame import Box, on_images, see
 from ..spatial.grid import Grid
+from ..spatial.hdf5 import remove_times
 from ..spatial.physical import PhysicalMap
 from ..spatial.simpleitk import displacement_image, simpleitk_transforms
 from .results import file_stem
@@ -145,6 +146,7 @@ class SaveTransformsd(MapTransform):
         transform_suffix: ``".h5"``, or ``".tfm"`` for text.
         displacement_suffix: ``".nii.gz"``, ``".mha"`` or ``".nrrd"``; None for no displacement field.
         frames: the moving and the fixed image as the network sees them.
+        names: which of ``"transform"`` and ``"inverse"`` to write.
 
     Raises:
         ValueError: for other suffixes.
@@ -158,9 +160,10 @@ class SaveTransformsd(MapTransform):
         transform_suffix: str = ".h5",
         displacement_suffix: str | None = ".nii.gz",
         frames: tuple[str, str] = FRAMES,
+        names: Sequence[str] = ("transform", "inverse"),
     ) -> None:
         super().__init__(keys)
-        self.frames = tuple(frames)
+        self.frames, self.names = tuple(frames), tuple(names)
         for suffix, known in (
             (transform_suffix, TRANSFORM_SUFFIXES),
             (displacement_suffix, DISPLACEMENT_SUFFIXES),
@@ -180,9 +183,13 @@ class SaveTransformsd(MapTransform):
         forward, inverse = simpleitk_transforms(found)
         stem = pair_name(moving, fixed)
         for name, transform in (("transform", forward), ("inverse", inverse)):
+            if name not in self.names:
+                continue
             target = self.output_dir / f"{stem}_{name}{self.transform_suffix}"
             with replacing(target, self.transform_suffix) as path:
                 sitk.WriteTransform(transform, str(path))
+                if self.transform_suffix == ".h5":
+                    remove_times(path)
         if self.displacement_suffix is not None:
             field = displacement_image(forward, Grid.of_file(fixed))
             target = self.output_dir / f"{stem}_displacement{self.displacement_suffix}"

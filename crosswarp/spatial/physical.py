@@ -52,12 +52,14 @@ def best_affine(phi: torch.Tensor) -> torch.Tensor:
     dims = phi.shape[1]
     points = identity_map(phi.shape[2:], phi.device)[0].flatten(1).double()
     shift = displacement(phi)[0].flatten(1).double()
-    varying = torch.tensor([size > 1 for size in phi.shape[2:]], device=phi.device)
-    design = torch.cat([points[varying], torch.ones_like(points[:1])])
-    solution = torch.linalg.lstsq(design.T, shift.T).solution.T
+    # coordinates of a grid about their mean are orthogonal: sums solve it, to the same bits every time, which
+    # LAPACK's do not where memory is aligned otherwise
+    mean = points.mean(1, keepdim=True)
+    about = points - mean
+    slopes = (shift[:, None] * about).sum(2) / (about**2).sum(1).clamp(min=1e-300)
     matrix = torch.eye(dims + 1, dtype=torch.float64, device=phi.device)
-    matrix[:dims, :dims][:, varying] += solution[:, :-1]
-    matrix[:dims, dims] = solution[:, -1]
+    matrix[:dims, :dims] += slopes
+    matrix[:dims, dims] = shift.mean(1) - (slopes * mean[:, 0]).sum(1)
     return matrix[None]
 
 
