@@ -8,6 +8,7 @@ from pathlib import Path
 HEADER = b"OHDR"
 TIMES = 0x20  # of a header's flags: four times of four bytes follow
 ATTRIBUTE_PHASE = 0x10
+MASK = 0xFFFFFFFF
 
 
 def remove_times(path: str | Path) -> None:
@@ -44,23 +45,15 @@ def _without_times(content: bytearray, start: int) -> None:
 
 def lookup3(data: bytes | bytearray) -> int:
     """Bob Jenkins' hash ``lookup3``, with which HDF5 checks its headers; 32 bits."""
-    a = b = c = (0xDEADBEEF + len(data)) & 0xFFFFFFFF
+    a = b = c = (0xDEADBEEF + len(data)) & MASK
     if not data:
         return c
     words = struct.unpack(f"<{-(-len(data) // 12) * 3}I", bytes(data) + bytes(-len(data) % 12))
     for at in range(0, len(words) - 3, 3):
-        a, b, c = (x + y for x, y in zip((a, b, c), words[at : at + 3], strict=True))
+        a, b, c = (a + words[at]) & MASK, (b + words[at + 1]) & MASK, (c + words[at + 2]) & MASK
         for turn in (4, 6, 8, 16, 19, 4):
-            a = ((a - c) ^ _turned(c, turn)) & 0xFFFFFFFF
-            c = (c + b) & 0xFFFFFFFF
-            a, b, c = b, c, a
-    a, b, c = (x + y for x, y in zip((a, b, c), words[-3:], strict=True))
+            a, b, c = b, (c + b) & MASK, (a - c ^ (c << turn | c >> (32 - turn))) & MASK
+    a, b, c = (a + words[-3]) & MASK, (b + words[-2]) & MASK, (c + words[-1]) & MASK
     for turn in (14, 11, 25, 16, 4, 14, 24):
-        c = ((c ^ b) - _turned(b, turn)) & 0xFFFFFFFF
-        a, b, c = b, c, a
+        a, b, c = b, ((c ^ b) - (b << turn | b >> (32 - turn))) & MASK, a
     return b
-
-
-def _turned(value: int, by: int) -> int:
-    value &= 0xFFFFFFFF
-    return (value << by | value >> (32 - by)) & 0xFFFFFFFF
