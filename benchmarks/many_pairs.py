@@ -4,12 +4,13 @@
 
 Makes a run with tiny networks and random weights, and images of 32 x 32 points. Then it
 
-1. measures what a pair costs in a bare loop (read, predict, write, judge), in a table by one process, and on
-   Dask with one worker, in turns; the cost of starting is left out;
-2. registers a table of pairs on Dask, in a process of its own. Workers are killed (SIGKILL) at random times,
+1. registers a table of pairs on Dask, in a process of its own. Workers are killed (SIGKILL) at random times,
    and once the driver itself, scheduler included; the same command then goes on;
-3. registers the same table in one process without an engine, and compares: pairs that are lost or doubled,
-   rows of the table, and bytes of every file.
+2. registers the same table in one process without an engine, at the same time, and compares: pairs that are
+   lost or doubled, rows of the table, and bytes of every file;
+3. measures what a pair costs in a bare loop (read, predict, write, judge), in a table by one process, and on
+   Dask with one worker, in turns. CPU time of all processes counts, which other work on the machine leaves
+   alone; the cost of starting is left out.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
 import fire
 import psutil  # noqa: I001 # comes with distributed
-from common import ROOT, Row, report
+from common import ROOT, Row, names, report
 
 from crosswarp.data.pair_table import pair_rows
 from crosswarp.inference.dask_engine import on_dask
-from crosswarp.inference.jobs import Finished, Job
+from crosswarp.inference.jobs import Job
 from crosswarp.inference.ledger import Ledger
-from crosswarp.inference.many_pairs import job_of, register_table, serially
+from crosswarp.inference.many_pairs import job_of, serially
 from crosswarp.inference.pair_session import PairSession
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import write_trained_run
@@ -60,69 +62,73 @@ def make(folder: Path, pairs: int, size: int) -> tuple[Path, Path]:
     return run, table
 
 
-def bare(job: Job, table: Path, out: Path, count: int) -> float:
-    """Seconds a pair in a loop that reads, predicts, writes and judges, and knows nothing of tables."""
+def cpu() -> float:
+    """CPU seconds of this process and of those that it has started and that still run."""
+    own = psutil.Process()
+    times = [each.cpu_times() for each in (own, *own.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def bare(job: Job, table: Path, out: Path, count: int) -> Iterator[int]:
+    """A loop that reads, predicts, writes and judges, and knows nothing of tables."""
     session = PairSession(job)
-    rows = [row for row, _ in zip(pair_rows(table), range(count + 5), strict=False)]
+    rows = list(islice(pair_rows(table), count))
     runner, _, _, judge = session.kind(rows[0])
     postprocess = runner.postprocessing(out, job.files)
     out.mkdir(parents=True, exist_ok=True)
-    start = 0.0
-    for number, row in enumerate(rows):
-        if number == 5:  # the first ones load libraries
-            start = time.perf_counter()
+    for row in rows:
         item = runner.preprocess({"moving": row.moving, "fixed": row.fixed})
         item["pred"] = runner.predict([item])[0]
         item = postprocess(item)
         judge.measure(item)
-    return (time.perf_counter() - start) / count
+        yield 1
 
 
-def per_pair(finished: Iterator[Finished], warm: int) -> tuple[float, int]:
-    """Seconds a pair, by the wall, once some pairs are done."""
-    done, counted, start = 0, 0, 0.0
-    for each in finished:
-        if start:
-            counted += each.pairs
-        done += each.pairs
-        if not start and done >= warm:
-            start = time.perf_counter()
-    return (time.perf_counter() - start) / max(counted, 1), counted
+def per_pair(finished: Iterator[int], warm: int) -> tuple[float, float]:
+    """Milliseconds of CPU and of the wall a pair, once some pairs are done and until the last one is."""
+    done, counted, start, now = 0, 0, (0.0, 0.0), (0.0, 0.0)
+    for pairs in finished:
+        now, done = (cpu(), time.perf_counter()), done + pairs
+        if start[1]:
+            counted += pairs
+        elif done >= warm:
+            start = now
+    used, waited = (1e3 * (b - a) / max(counted, 1) for a, b in zip(start, now, strict=True))
+    return used, waited
 
 
-def overhead(run: Path, table: Path, folder: Path, files: str, count: int, rounds: int) -> list[Row]:
-    """Milliseconds a pair, the fastest of some rounds, in turns."""
-    found: dict[str, float] = {}
+def overhead(run: Path, table: Path, folder: Path, files: list[str], count: int, rounds: int) -> list[Row]:
+    """Milliseconds a pair, the fewest of some rounds, in turns."""
+    found: dict[str, tuple[float, float]] = {}
 
     def chunks() -> Iterator[tuple[str, list[Any]]]:
-        rows = sorted(pair_rows(table), key=lambda row: row.number)[: count + 50]
-        yield from ((f"c{start:06}", rows[start : start + 50]) for start in range(0, len(rows), 50))
+        rows = list(islice(pair_rows(table), count))
+        yield from ((f"c{start:06}", rows[start : start + 50]) for start in range(0, count, 50))
 
     for _ in range(rounds):
         for name in ("bare loop", "table, one process", "table, Dask, 1 worker"):
             out = folder / "overhead"
             rmtree(out, ignore_errors=True)
-            job = job_of(
-                str(run), str(out), ("source", "target"), files.split(","), 1, 256, {"device": "cpu"}
-            )
+            job = job_of(str(run), str(out), ("source", "target"), files, 1, 256, {"device": "cpu"})
             if name == "bare loop":
-                seconds = bare(job, table, out, count)
+                finished = bare(job, table, out, count)
             elif "Dask" in name:
-                seconds, _ = per_pair(_until_end(on_dask(job, chunks(), out / "journal", None, 1)), 50)
+                finished = (each.pairs for each in on_dask(job, chunks(), out / "journal", None, 1))
             else:
-                seconds, _ = per_pair(serially(job, chunks(), out / "journal"), 50)
-            found[name] = min(seconds, found.get(name, seconds))
-            print(f"{name}: {1e3 * seconds:.2f} ms a pair", flush=True)
+                finished = (each.pairs for each in serially(job, chunks(), out / "journal"))
+            now = per_pair(finished, 100)
+            found[name] = min(now, found.get(name, now))
+            print(f"{name}: {now[0]:.2f} ms of CPU, {now[1]:.2f} ms a pair", flush=True)
     first = found["bare loop"]
     return [
-        {"way": name, "ms a pair": 1e3 * each, "over the bare loop, %": 100 * (each / first - 1)}
-        for name, each in found.items()
+        {
+            "way": name,
+            "CPU ms a pair": used,
+            "over the bare loop, %": 100 * (used / first[0] - 1),
+            "wall ms a pair": waited,
+        }
+        for name, (used, waited) in found.items()
     ]
-
-
-def _until_end(finished: Iterator[Finished]) -> Iterator[Finished]:
-    """What an engine finishes; the time that it takes to close is nobody's."""
-    yield from finished
 
 
 def killed_run(command: list[str], kills: int, out: Path, pairs: int, seed: int) -> Row:
@@ -212,9 +218,10 @@ def main(
     measured: int = 400,
     rounds: int = 2,
     seed: int = 0,
+    parts: str = "killed,overhead",
     out: str | None = None,
 ) -> dict[str, Any]:
-    """Measure the overhead, then kill workers on the way, and compare with a single process.
+    """Kill workers on the way, compare with a single process, and measure the overhead.
 
     Args:
         folder: for the run, the images and the results; what is there of an earlier call is removed.
@@ -226,29 +233,35 @@ def main(
         measured: pairs by which the overhead is measured.
         rounds: of measuring it; the fastest counts.
         seed: of the times of kills.
+        parts: of the benchmark.
         out: file for the figures as JSON.
     """
     arguments = locals().copy()
-    if isinstance(files, (tuple, list)):
-        files = ",".join(files)
+    wanted = names(files)
     place = Path(folder).absolute()
     run, table = make(place, pairs, size)
-    rows = overhead(run, table, place, files, measured, rounds)
-    dask, serial = place / "dask", place / "serial"
-    for path in (dask, serial):
-        rmtree(path, ignore_errors=True)
-    command = [sys.executable, "-m", "crosswarp", "register", "--pairs", str(table), "--models", str(run)]
-    command += ["--out", str(dask), "--files", files, "--device", "cpu", "--engine", "dask"]
-    happened = killed_run([*command, "--workers", str(workers)], kills, dask, pairs, seed)
-    print(json.dumps(happened), flush=True)
-    job = job_of(str(run), str(serial), ("source", "target"), files.split(","), 1, 1024, {"device": "cpu"})
-    start = time.perf_counter()
-    register_table(table, job)
-    happened["seconds, one process"] = time.perf_counter() - start
-    happened |= compared(table, dask, serial)
-    for name, value in happened.items():
-        print(f"{name}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
-    return report("many_pairs", arguments, rows, out, killed=happened)
+    rows: list[Row] = []
+    happened: Row = {}
+    if "killed" in names(parts):
+        dask, serial = place / "dask", place / "serial"
+        for path in (dask, serial):
+            rmtree(path, ignore_errors=True)
+        command = [sys.executable, "-m", "crosswarp", "register", "--pairs", str(table), "--models", str(run)]
+        command += ["--files", ",".join(wanted), "--device", "cpu", "--out"]
+        with open(place / "serial.log", "w", encoding="utf-8") as log:
+            start = time.perf_counter()
+            alone = subprocess.Popen([*command, str(serial)], cwd=ROOT, stdout=log, stderr=log)
+            engine = [*command, str(dask), "--engine", "dask", "--workers", str(workers)]
+            happened = killed_run(engine, kills, dask, pairs, seed)
+            print(json.dumps(happened), flush=True)
+            happened["exit status, one process"] = alone.wait()
+            happened["seconds, one process"] = time.perf_counter() - start
+        happened |= compared(table, dask, serial)
+        for name, value in happened.items():
+            print(f"{name}: {value:.1f}" if isinstance(value, float) else f"{name}: {value}")
+    if "overhead" in names(parts):
+        rows = overhead(run, table, place, wanted, measured, rounds)
+    return report("many_pairs", arguments, rows or [happened], out, killed=happened)
 
 
 if __name__ == "__main__":
