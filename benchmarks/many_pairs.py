@@ -6,7 +6,7 @@ Makes a run with tiny networks and random weights, and images of 32 x 32 points.
 
 1. registers a table of pairs on Dask, in a process of its own. Workers are killed (SIGKILL) at random times,
    and once the driver itself, scheduler included; the same command then goes on;
-2. registers the same table in one process without an engine, at the same time, and compares: pairs that are
+2. registers the same table, or a share of it, in one process without an engine, at the same time, and compares: pairs that are
    lost or doubled, rows of the table, and bytes of every file;
 3. measures what a pair costs in a bare loop (read, predict, write, judge), in a table by one process, and on
    Dask with one worker, in turns. CPU time of all processes counts, which other work on the machine leaves
@@ -199,6 +199,7 @@ def compared(table: Path, out: Path, serial: Path) -> Row:
     files = [name for row in expected.values() for name in row["files"]]
     return {
         "pairs": len(wanted),
+        "pairs, one process": len(expected),
         "lost": len(wanted - found.keys()),
         "doubled": doubled,
         "errors": sum(row["status"] != "done" for row in found.values()),
@@ -219,6 +220,8 @@ def main(
     rounds: int = 2,
     seed: int = 0,
     parts: str = "killed,overhead",
+    share: int = 1,
+    expectation: bool = True,
     out: str | None = None,
 ) -> dict[str, Any]:
     """Kill workers on the way, compare with a single process, and measure the overhead.
@@ -234,6 +237,8 @@ def main(
         rounds: of measuring it; the fastest counts.
         seed: of the times of kills.
         parts: of the benchmark.
+        share: the single process registers each so-manieth pair only.
+        expectation: judge pairs by the overlap to expect, too, which costs the half of small pairs.
         out: file for the figures as JSON.
     """
     arguments = locals().copy()
@@ -246,11 +251,13 @@ def main(
         dask, serial = place / "dask", place / "serial"
         for path in (dask, serial):
             rmtree(path, ignore_errors=True)
+        ids = [] if expectation else ["--expected_overlap", "null"]
         command = [sys.executable, "-m", "crosswarp", "register", "--pairs", str(table), "--models", str(run)]
-        command += ["--files", ",".join(wanted), "--device", "cpu", "--out"]
+        command += ["--files", ",".join(wanted), "--device", "cpu", *ids, "--out"]
         with open(place / "serial.log", "w", encoding="utf-8") as log:
             start = time.perf_counter()
-            alone = subprocess.Popen([*command, str(serial)], cwd=ROOT, stdout=log, stderr=log)
+            part = ["--shard", f"1/{share}"] if share > 1 else []
+            alone = subprocess.Popen([*command, str(serial), *part], cwd=ROOT, stdout=log, stderr=log)
             engine = [*command, str(dask), "--engine", "dask", "--workers", str(workers)]
             happened = killed_run(engine, kills, dask, pairs, seed)
             print(json.dumps(happened), flush=True)

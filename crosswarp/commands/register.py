@@ -76,15 +76,6 @@ def register(
         raise ValueError(
             "\n- ".join(["Expected other arguments (see `python -m crosswarp register --help`):", *faults])
         )
-    if pairs is not None:
-        _register_table(
-            Path(pairs), str(models), Path(str(out)), (moving_modality, fixed_modality), given, overrides
-        )
-        return
-    from ..inference.registrar import load
-    from ..runs.config import verbatim
-    from ..terminal import silence_others
-
     values = {
         "moving": moving,
         "fixed": fixed,
@@ -94,6 +85,15 @@ def register(
     }
     if twice := sorted({"bundle_root", *values} & overrides.keys()):
         raise ValueError(f"Expected no {', '.join(twice)}: the command's own arguments say that.")
+    if pairs is not None:
+        _register_table(
+            Path(pairs), str(models), Path(str(out)), (moving_modality, fixed_modality), given, overrides
+        )
+        return
+    from ..inference.registrar import load
+    from ..runs.config import verbatim
+    from ..terminal import silence_others
+
     silence_others()
     load(str(models), **verbatim(values), **overrides).register_files()
     print(f"Wrote {out}.")
@@ -109,7 +109,7 @@ def _register_table(
 ) -> None:
     """Register, or merge, what a table names; ends the program if some of it is not there."""
     from ..inference.many_pairs import ERROR_STATUS, job_of, merge, register_table, serially, shard_of
-    from ..terminal import silence_others
+    from ..terminal import end_line, silence_others
 
     _check_engine(given)
     if given.get("merge"):
@@ -132,7 +132,12 @@ def _register_table(
             overrides,
         )
         silence_others()
-        counts = register_table(pairs, job, shard, engine)
+        try:
+            counts = register_table(pairs, job, shard, engine)
+        except KeyboardInterrupt:
+            end_line()
+            print("\nstopped; the same command goes on where it was", file=sys.stderr)
+            sys.exit(130)
         errors, missing = counts.pop("error"), 0
         before = counts.pop("before")
         verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in sorted(counts.items()))

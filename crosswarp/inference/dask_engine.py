@@ -75,6 +75,9 @@ def on_dask(
         ValueError: where Dask is not installed, and for an address that is none.
         OSError: where the scheduler cannot be reached, or is gone, and where results cannot be written.
     """
+    from .registrar import load
+
+    load(job.models, **job.overrides)  # what is wrong with it is said here, before there are workers
     with connected(address, workers) as client:
         client.register_plugin(loaded_at_start(job))
         yield from InFlight(client, job, chunks, journals).finished()

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import __version__
 from ..data.bids import dataset_description
-from ..data.pair_table import PairRow, digests, pair_rows, survey
+from ..data.pair_table import MODALITIES, PairRow, digests, pair_rows, survey
 from ..errors import plain_input_errors
 from ..files import file_digest, replacing
 from ..runs.bundle import INFERENCE, WEIGHTS
@@ -239,6 +239,11 @@ def job_of(
         f"--files: expected some of {', '.join([*FILES, TABLE])}, got {shown(name)}"
         for name in wanted
         if name not in (*FILES, TABLE)
+    ]
+    faults += [
+        f"--{name}: expected source or target, got {shown(value)}"
+        for name, value in zip(("moving_modality", "fixed_modality"), modalities, strict=True)
+        if value not in MODALITIES
     ]
     faults += [
         f"--{name}: expected a positive number"

@@ -19,8 +19,8 @@ import pytest
 from crosswarp.commands import COMMANDS
 from crosswarp.data import pair_table
 from crosswarp.inference import many_pairs, pair_session
-from crosswarp.inference.dask_engine import on_dask
-from crosswarp.inference.jobs import DONE, Job
+from crosswarp.inference.dask_engine import InFlight, on_dask
+from crosswarp.inference.jobs import DONE, Job, journal_rows
 from crosswarp.inference.ledger import Ledger
 from crosswarp.inference.many_pairs import job_of, merge, register_table, shard_of
 from crosswarp.inference.pair_session import PairSession, Writer
@@ -276,12 +276,31 @@ def test_shards_that_are_none_are_refused(text: str) -> None:
             {"pairs": "p", "models": "m", "out": "o", "shard": "1/2", "merge": True},
             "--merge is of all shards",
         ),
+        ({"pairs": "p", "models": "m", "out": "o", "moving_modality": "ct"}, "--moving_modality: expected"),
+        ({"pairs": "p", "models": "m", "out": "o", "output_dir": "b"}, "Expected no output_dir"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError) as error:
         COMMANDS["register"](**options)
     assert said in str(error.value)
+
+
+def test_pairs_of_which_workers_die_are_tried_one_by_one_and_become_errors(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, submitted = list(pair_table.pair_rows(table))[:3], list[Any]()
+    flight = InFlight.__new__(InFlight)
+    flight.journals = tmp_path
+    monkeypatch.setattr(flight, "submit", lambda name, rows: submitted.append((name, rows)))
+    (tmp_path / "c.1.jsonl").write_text(
+        json.dumps({"id": rows[0].id, "status": DONE, "verdict": "ok"}) + "\n"
+    )
+    assert flight.killed("c", rows) == {"ok": 1}
+    assert [each for _, each in submitted] == [[rows[1]], [rows[2]]]
+    assert flight.killed(*submitted[0]) == {"error": 1}
+    (noted,) = journal_rows(next(tmp_path.glob("c-*.jsonl")))
+    assert noted["id"] == rows[1].id and "more memory" in noted["error"]
 
 
 def test_a_worker_that_is_killed_loses_nothing_and_doubles_nothing(
