@@ -2,12 +2,12 @@
 
     python benchmarks/many_pairs.py --pairs 20000 --kills 20 --folder runs/many_pairs
 
-Makes a run with tiny networks and random weights, and images of 32 x 32 points. Then it
+Makes a run with tiny networks and random weights, and small images. Then it
 
 1. registers a table of pairs on Dask, in a process of its own. Workers are killed (SIGKILL) at random times,
    and once the driver itself, scheduler included; the same command then goes on;
-2. registers the same table, or a share of it, in one process without an engine, at the same time, and compares: pairs that are
-   lost or doubled, rows of the table, and bytes of every file;
+2. registers the same table, or a share of it, in one process without an engine, at the same time, and
+   compares: pairs that are lost or doubled, rows of the table, and bytes of every file;
 3. measures what a pair costs in a bare loop (read, predict, write, judge), in a table by one process, and on
    Dask with one worker, in turns. CPU time of all processes counts, which other work on the machine leaves
    alone; the cost of starting is left out.
