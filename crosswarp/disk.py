@@ -8,6 +8,7 @@ import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 # what keeps a file from being written that no other content would change
@@ -27,6 +28,7 @@ REMEDIES = {
     errno.EIO: "Look after the disk",
 }
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # whoever raises them
+_later: ContextVar[bool] = ContextVar("later", default=False)
 PROBE = 2**20  # bytes: what a full disk has no room for
 
 
@@ -155,8 +157,20 @@ def allocate(path: Path) -> None:
         os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
 
 
+@contextmanager
+def flushed_later() -> Iterator[None]:
+    """Within, this thread leaves files to its caller, who brings many to the disk together."""
+    token = _later.set(True)
+    try:
+        yield
+    finally:
+        _later.reset(token)
+
+
 def flush_to_disk(path: Path) -> None:
     """Have the system write a file, or a folder's names, to the disk itself."""
+    if _later.get():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

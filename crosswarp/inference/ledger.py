@@ -10,6 +10,8 @@
                                      out/errors.csv lists them
     out/partial/                     what is being written
 
+A shard has one writer at a time, see :mod:`crosswarp.lock`; a merge is the only one.
+
 A pair is done when its line is in a journal or a part. A process that dies leaves at most files without a
 line, which are written again, to the same bits and under the same names. A folder that is copied from a part
 to another, or a journal that is not removed any more, doubles lines: those are left out when next looked at.
@@ -19,9 +21,9 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,9 @@ from numpy.typing import NDArray
 
 from ..data.pair_table import DIGEST, OPTIONS, digests, require_pyarrow
 from ..files import replacing
-from ..runs.bundle import read_json, write_json
+from ..kept import read_json
+from ..lock import one_writer
+from ..runs.bundle import write_json
 from .jobs import DONE, LISTS, Row, journal_rows
 
 JOURNAL, TABLE = "journal", "table"
@@ -104,6 +108,19 @@ class Ledger:
                 "Give another output folder."
             )
         write_json(path, wanted)
+
+    @contextmanager
+    def alone(self, every: bool = False) -> Iterator[None]:
+        """Be the only process that writes for this shard, or for any.
+
+        Raises:
+            BusyError: where there is another one.
+        """
+        folders = [each for each in (self.out / JOURNAL).glob("*") if each.is_dir()] if every else []
+        with ExitStack() as stack:
+            for folder in folders or [self.journals]:
+                stack.enter_context(one_writer(folder))
+            yield
 
     # -- what is there ------------------------------------------------------------------------------------
     def parts(self, kind: str = "part") -> list[Path]:
@@ -263,18 +280,6 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-
-
-def sync_folder(path: Path) -> None:
-    """Make what was put into a folder outlive a loss of power, where folders can be opened."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _as_text(row: Row) -> Row:

@@ -22,7 +22,7 @@ from ..runs.bundle import INFERENCE, WEIGHTS
 from ..terminal import PLAIN_LINES, LiveLine, duration
 from ..wording import printable, shown
 from .jobs import ERROR, Chunk, Finished, Job, Row
-from .ledger import PART_ROWS, Known, Ledger
+from .ledger import JOURNAL, PART_ROWS, Known, Ledger
 from .pair_session import session_of
 from .results import FILES
 
@@ -41,16 +41,16 @@ class Plan:
     Args:
         table: the file.
         shard: see :func:`~..data.pair_table.pair_rows`.
-        known: what is done.
-        run: names chunks.
+        ledger: of the output folder.
 
     Attributes:
+        known: what is done.
         skipped: pairs that were done, so far.
     """
 
-    def __init__(self, table: Path, shard: tuple[int, int], known: Known, run: str) -> None:
-        self.table, self.shard, self.known, self.run = table, shard, known, run
-        self.size, self.skipped = LEAST, 0
+    def __init__(self, table: Path, shard: tuple[int, int], ledger: Ledger) -> None:
+        self.table, self.shard, self.ledger = table, shard, ledger
+        self.known, self.size, self.skipped = Known(), LEAST, 0
 
     def chunks(self) -> Iterator[Chunk]:
         """Chunks, as they are asked for."""
@@ -63,7 +63,7 @@ class Plan:
             while todo:
                 chunk, todo = todo[: self.size], todo[self.size :]
                 number += 1
-                yield f"{self.run}-{number:08}", chunk
+                yield f"{self.ledger.run}-{number:08}", chunk
 
     def learn(self, finished: Finished) -> None:
         """Let the next chunks take as long as they should."""
@@ -109,7 +109,7 @@ def register_table(
     Raises:
         FileNotFoundError: where the table or the networks are missing.
         ValueError: for a table with faults, and a folder that has results of something else.
-        OSError: where the folder cannot be written to.
+        OSError: where the folder cannot be written to, or another process registers the same shard.
     """
     count, bids = survey(pairs)
     count = len(range(shard[0] - 1, count, shard[1]))
@@ -118,11 +118,18 @@ def register_table(
     if bids:
         with replacing(ledger.out / "dataset_description.json") as path:
             path.write_text(dataset_description(__version__), encoding="utf-8")
+    with ledger.alone():
+        return _register(Plan(pairs, shard, ledger), replace(job, shard=ledger.name), count, engine)
+
+
+def _register(
+    plan: Plan, job: Job, count: int, engine: Callable[[Job, Iterator[Chunk], Path], Iterator[Finished]]
+) -> Counter[str]:
+    ledger = plan.ledger
     left_over = sorted(ledger.journals.glob("*.jsonl"))
     ledger.compact(left_over, Known([ledger.ids(path) for path in ledger.parts()]), errors=False)
-    job = replace(job, shard=ledger.name)
     rmtree(job.scratch, ignore_errors=True)
-    plan = Plan(pairs, shard, ledger.known(), ledger.run)
+    plan.known = ledger.known()
     counts, names, noted = Counter[str](), list[str](), 0
     with Progress(count, plan) as progress:
         for finished in engine(job, plan.chunks(), ledger.journals):
@@ -150,12 +157,13 @@ def merge(pairs: Path, out: Path) -> tuple[int, int, int]:
 
     Args:
         pairs: the table of pairs.
-        out: the output folder; nobody else may write to it.
+        out: the output folder.
 
     Returns:
         number of done pairs of the table, of errors and of missing ones.
 
     Raises:
+        BusyError: where a shard still runs.
         FileNotFoundError: where there is no such folder or table.
         ValueError: for a table with faults.
     """
@@ -163,10 +171,15 @@ def merge(pairs: Path, out: Path) -> tuple[int, int, int]:
         raise FileNotFoundError(f"Expected a folder of many pairs at {out}: it has no job.json.")
     survey(pairs)
     ledger = Ledger(out)
-    journals = sorted((out / "journal").glob("*/*.jsonl"))
+    with ledger.alone(every=True):
+        return _merge(pairs, ledger)
+
+
+def _merge(pairs: Path, ledger: Ledger) -> tuple[int, int, int]:
+    journals = sorted((ledger.out / JOURNAL).glob("*/*.jsonl"))
     ledger.compact(journals, Known([ledger.ids(path) for path in ledger.parts()]))
     known, errors = ledger.without_doubles()
-    for path in [*ledger.parts("errors"), *out.glob("errors*.csv")]:
+    for path in [*ledger.parts("errors"), *ledger.out.glob("errors*.csv")]:
         path.unlink()
     if errors:
         ledger.write("errors", errors, "all")

@@ -21,10 +21,10 @@ import torch
 
 from ..data.bids import bids_name
 from ..data.pair_table import PairRow
+from ..disk import explained, flush_to_disk, flushed_later
 from ..errors import described, input_error
 from ..wording import printable
 from .jobs import DONE, ERROR, Job, Row, journal_rows
-from .ledger import sync_folder
 from .registrar import load
 from .results import FILES, file_stem
 from .runner import Item, Runner, SegmentedOnce
@@ -129,7 +129,8 @@ class PairSession:
         except Exception as error:
             return told | {"status": ERROR, "error": _why(error)}
         try:
-            item = postprocess(item)
+            with flushed_later():  # Writer does it, beside the next pairs
+                item = postprocess(item)
             quality = item.get("quality") or judge.measure(item)
         except Exception as error:
             if isinstance(cause := input_error(error), OSError):
@@ -241,9 +242,9 @@ class Writer:
             noted["files"], noted["digests"] = [], []
             for path in sorted(staged.iterdir()) if staged else ():
                 place = place_of(row, path.name)
-                with open(path, "rb+") as file:
+                with open(path, "rb") as file:
                     noted["digests"].append(hashlib.file_digest(file, "sha256").hexdigest())
-                    os.fsync(file.fileno())
+                flush_to_disk(path)
                 target = self.out / place
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(path, target)
@@ -252,11 +253,10 @@ class Writer:
             if staged:
                 staged.rmdir()
         for folder in folders:
-            sync_folder(folder)
-        with open(self.path, "a", encoding="utf-8") as file:
+            flush_to_disk(folder)
+        with explained(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.writelines(json.dumps(noted) + "\n" for _, noted, _ in group)
-            file.flush()
-            os.fsync(file.fileno())
+        flush_to_disk(self.path)
 
 
 def place_of(row: PairRow, name: str) -> str:
