@@ -153,6 +153,7 @@ def test_what_dies_while_it_writes_loses_nothing_and_doubles_nothing(
         put(self, group)
 
     monkeypatch.setattr(pair_session, "GROUP", 3)
+    monkeypatch.setattr(pair_session, "GROUP_SECONDS", 1e9)
     monkeypatch.setattr(Writer, "_put", dies)
     with pytest.raises(Killed):
         register_table(table, a_job(folder, tmp_path))
