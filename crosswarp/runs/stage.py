@@ -7,6 +7,7 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from importlib.metadata import version
 from itertools import count
@@ -86,7 +87,10 @@ def claim_run(run_dir: str | Path, datalist: Datalist) -> str:
     claimed_before = is_kept(path)
     for config in (path.with_name("configs"), *path.parent.glob("*/configs")):
         for file in sorted(config.glob("*.json")):
-            check_origin(file)
+            with suppress(
+                *[ValueError] if fault(file) else []
+            ):  # a damaged one is made again, or named later
+                check_origin(file)
     (check_people if claimed_before else check_datalist)(datalist)
     digest = datalist_digest(datalist)
     if claimed_before:

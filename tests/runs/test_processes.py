@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -101,6 +102,7 @@ def test_a_stage_goes_on_with_another_number_of_processes(data, tmp_path, monkey
         patch.setattr(scripts.training.Checkpoints, "save", interrupt)
         with pytest.raises(KeyboardInterrupt):
             execute(config, **given, run_dir=str(tmp_path / "run"))
+    gc.collect()  # the interrupted stage gives its folder free
     files = [f"bundles/{stage}/configs/{name}.json" for name in ("train", "multi_gpu_train")]
     words = options({"config_file": str(files), "bundle_root": f"bundles/{stage}", "backend": "gloo"})
     words += options(given | {"run_dir": str(tmp_path / "run")})
