@@ -3,6 +3,8 @@
 # make test-long  injects faults for an hour or so: kills, damage, full disks; prints a table (see docs)
 # make test-numpy126  the tests of packaged bundles on numpy 1.26, in an environment of its own
 # make lint    ruff and mypy
+# make lock    writes requirements.lock: all packages that requirements.txt brings, with hashes
+# make audit   looks these up among known vulnerabilities, where the data can be had
 # make docs    the documentation as a site, docs/_build/html
 # make label   packages $(RUN) and serves it to 3D Slicer and others with MONAI Label, in an environment of its own
 #              APP=crosswarp: with our own app instead of MONAI Label's; STUDIES=folder of images; ARGS="--port 8001"
@@ -25,7 +27,7 @@ STUDIES ?= $(RUN)/data/images
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT  := 10000
 
-.PHONY: demo test test-long test-numpy126 lint docs label test-label clean
+.PHONY: lock audit demo test test-long test-numpy126 lint docs label test-label clean
 
 demo: $(RUNTIME)
 	$(BIN)/python -m crosswarp cohort --folder $(RUN)/data --size 128 --grid 64
@@ -51,6 +53,17 @@ lint: $(DEVELOP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+lock: $(RUNTIME)
+	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - -r requirements.txt \
+	    | $(BIN)/python .ci/lock.py > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+audit: $(RUNTIME)
+	@if curl -sfm 10 -o /dev/null https://pypi.org/pypi/pip/json; then \
+	    $(BIN)/python -m pip install --quiet pip-audit && \
+	    $(BIN)/python -m pip_audit --require-hashes --disable-pip -r requirements.lock; \
+	else echo "Not audited: no data of vulnerabilities can be had here."; fi
 
 # Every warning is an error: a broken link, a reference that leads nowhere, a docstring that cannot be read.
 docs: $(DOCS)

@@ -30,7 +30,7 @@ def tiny(tmp_path_factory):
         target_val=2, target_test=2,
     )  # fmt: skip
     overrides = {f"{stage}#{key}": value for stage in chain.STAGES for key, value in SMALL.items()}
-    overrides["worsened_pairs"] = 96
+    overrides |= {"worsened_pairs": 96, "pose_recognition#examples": 64, "pose_recognition#steps": 20}
     out = folder / "chain.json"
     figures = chain.main(datalist=str(data), seeds=1, folder=str(folder), out=str(out), **overrides)
     assert json.loads(out.read_text()) == json.loads(json.dumps(figures))

@@ -112,7 +112,12 @@ def test_a_chain_whose_images_are_all_mapped_gives_the_same_bits(tmp_path):
     data = str(write_blob_cohort(tmp_path / "data", spatial_size=(24, 20)))
     given = {f"{stage}#{key}": value for stage, values in TINY.items() for key, value in values.items()}
     for gib in (0, 8):
-        run = {"run_dir": str(tmp_path / str(gib)), "memory_gib": gib, "worsened_pairs": 0}
+        run = {
+            "run_dir": str(tmp_path / str(gib)),
+            "memory_gib": gib,
+            "worsened_pairs": 0,
+            "pose_recognition#examples": 8,
+        }
         execute(ROOT / "configs" / "train.json", datalist=data, **given, **run)
     for stage in STAGES:
         files = [tmp_path / gib / stage / "checkpoints" / "last.pt" for gib in ("0", "8")]

@@ -69,7 +69,8 @@ class Chain:
             tiny = {
                 f"{stage}#{key}": value for stage, values in TINY.items() for key, value in values.items()
             }
-            more = {"worsened_pairs": 0, "device": "cpu"} | tiny
+            poses = {"pose_recognition#examples": 8, "pose_recognition#steps": 2}
+            more = {"worsened_pairs": 0, "device": "cpu"} | poses | tiny
             return ["train", *options({"datalist": self.datalist, "run": run_dir} | more)]
         if command == "register":
             moving, fixed = (self.data / name for name in PAIR)

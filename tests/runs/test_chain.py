@@ -89,7 +89,7 @@ def execute(*arguments, **overrides) -> None:
 def train(run: Path, **overrides) -> None:
     """Train the chain of a folder that holds `data/`, with tiny networks."""
     tiny = {f"{stage}#{key}": value for stage, values in TINY.items() for key, value in values.items()}
-    tiny["worsened_pairs"] = 48
+    tiny |= {"worsened_pairs": 48, "pose_recognition#examples": 8, "pose_recognition#steps": 2}
     datalist = overrides.pop("datalist", run.parent / "data" / "datalist.json")
     execute(ROOT / "configs" / "train.json", datalist=str(datalist), run_dir=str(run), **tiny | overrides)
 

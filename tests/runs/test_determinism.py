@@ -43,7 +43,7 @@ def test_the_number_of_data_workers_changes_no_bit_of_any_stage(tmp_path):
     config = ROOT / "configs" / "train.json"
     for workers in range(3):
         run = tmp_path / str(workers)
-        given = CHAIN | {"worsened_pairs": 0, "num_workers": workers}
+        given = CHAIN | {"worsened_pairs": 0, "pose_recognition#examples": 8, "num_workers": workers}
         execute(config, datalist=data, run_dir=str(run), **given)
     for stage in STAGES:
         for workers in (1, 2):

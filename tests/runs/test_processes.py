@@ -29,7 +29,7 @@ SMOOTH = {"train.optimizer.eps": 1.0}
 VALUES = {name: values | SMOOTH for name, values in TINY.items()}
 VALUES["domain_adaptation"] |= {"train.discriminator_optimizer.eps": 1.0, "steps_per_epoch": 6}
 CHAIN = {f"{name}#{key}": value for name, values in VALUES.items() for key, value in values.items()}
-CHAIN |= {"worsened_pairs": 0}
+CHAIN |= {"worsened_pairs": 0, "pose_recognition#examples": 8, "pose_recognition#steps": 2}
 
 
 def torchrun(*words: object, count: int = 2) -> subprocess.CompletedProcess[str]:
