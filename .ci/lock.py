@@ -4,8 +4,8 @@ import json
 import sys
 
 HEAD = """\
-# Every package that requirements.txt brings, with the hash of the file that was tested: Linux on x86_64,
-# Python 3.11, torch for the CPU (of https://download.pytorch.org/whl/cpu). Made by `make lock`; to install it:
+# Every package that requirements.txt brings, with the hash of the file that was tested: Linux, x86_64, Python
+# 3.11, torch for the CPU (https://download.pytorch.org/whl/cpu). Made by `make lock`; to install it:
 #     pip install --require-hashes --no-deps -r requirements.lock
 """
 print(HEAD, end="")

@@ -114,7 +114,7 @@ def test_registers_as_a_program_from_any_folder(run: Path, elsewhere: Path) -> N
             "Stage source_segmentation has no parameter 'max_epoch' .did you mean max_epochs",
         ),
         ("train --datalist {data} --run new --preset fastest", "No preset 'fastest'"),
-        ("train --datalist {data} --run new --seeds 3", "no parameter 'seeds' .did you mean seed"),
+        ("train --datalist {data} --run new --sed 3", "no parameter 'sed' .did you mean seed"),
     ],
 )
 @pytest.mark.usefixtures("elsewhere")

@@ -26,6 +26,7 @@ from crosswarp.training import (
     TrainingGuard,
     ZipBatches,
     guard,
+    save_atomically,
 )
 from tests.training.test_adaptation import BATCH, CLASSES, TERMS, make_batch, make_networks, make_trainer
 
@@ -210,7 +211,7 @@ def test_a_state_with_nan_is_not_gone_on_from(tmp_path):
     training.trainer.run()
     state = torch.load(training.folder / "last.pt", weights_only=True)
     state["network"]["bias"][0] = math.nan
-    torch.save(state, training.folder / "last.pt")
+    save_atomically(state, training.folder / "last.pt")  # as a training that goes wrong would
     assert "holds NaN or infinity in 1 tensors, network.bias first: remove" in Training(tmp_path).fails()
 
 
