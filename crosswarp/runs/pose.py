@@ -49,7 +49,7 @@ def run_pose(
 
     Returns:
         the network, and for each modality the least odds, their logarithm, that one of its validation images
-        has; it learns nothing of these. None without any.
+        has, even ones at most; it learns nothing of these. None without any.
     """
     parts = [bundles[f"{key}_segmentation"] for key in ("source", "target")]
     files = [file_digest(folder / file) for folder in parts for file in (WEIGHTS, INFERENCE)]
@@ -83,7 +83,7 @@ def _least_odds(network: PoseNetwork, modality: Modality) -> float:
     odds = [
         network(image.to(device), modality.segment(image).to(device)) for image in modality.image.split(1)
     ]
-    return round(float(torch.cat(odds).min()), 3)
+    return round(min(float(torch.cat(odds).min()), 0.0), 3)
 
 
 def _modality(
