@@ -10,7 +10,7 @@
                                      out/errors.csv lists them
     out/partial/                     what is being written
 
-A shard has one writer at a time, see :mod:`crosswarp.lock`; a merge is the only one.
+A shard has one writer at a time, see ``crosswarp.lock``; a merge is the only one.
 
 A pair is done when its line is in a journal or a part. A process that dies leaves at most files without a
 line, which are written again, to the same bits and under the same names. A folder that is copied from a part
