@@ -60,7 +60,7 @@ lock: $(RUNTIME)
 	mv requirements.lock.new requirements.lock
 
 audit: $(RUNTIME)
-	@if curl -sfm 10 -o /dev/null https://pypi.org/pypi/pip/json; then \
+	@if curl -sfm 10 -o /dev/null https://pypi.org/pypi/monai/1.6.1/json; then \
 	    $(BIN)/python -m pip install --quiet pip-audit && \
 	    $(BIN)/python -m pip_audit --require-hashes --disable-pip -r requirements.lock; \
 	else echo "Not audited: no data of vulnerabilities can be had here."; fi
