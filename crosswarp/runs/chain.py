@@ -327,7 +327,7 @@ class Chain:
         self, config: dict[str, Any], bundles: Mapping[str, Path], data: Datalist, digest: str, device: str
     ) -> tuple[PoseNetwork, dict[str, float | None]] | None:
         """What :func:`~.pose.run_pose` returns, of the network that a config defines; None if not wanted."""
-        if self.pose_recognition is None or not self.pose_recognition.examples:
+        if self.pose_recognition is None or self.pose_recognition.examples == 0:
             return None
         network = ConfigParser(config).get_parsed_content("pose_network")
         if network is None:

@@ -18,6 +18,8 @@ from ..terminal import track
 from .augmentation import Batch
 
 POINTS = 2**19  # of images in a batch that is segmented
+EXAMPLES = (128, 960)  # fewest and most
+ALL_POINTS = 2**22  # of all examples, on a CPU
 
 
 class Modality(NamedTuple):
@@ -47,7 +49,8 @@ class PoseLearner:
         normalise: of items ``{"image": [C, *spatial]}``, as in preprocessing: where an image shows less, its
             grey values are brought to another range.
         loss: of logits ``[B, V]`` of V views, the first of which is right.
-        examples: augmented images of each modality; 0 to learn nothing.
+        examples: augmented images of each modality; None for as many as the size of the grid allows, 0 to
+            learn nothing.
         steps: of the optimiser.
         examples_per_step: on their coarse grid, whatever the size of the images.
         learning_rate: the largest.
@@ -59,7 +62,7 @@ class PoseLearner:
         augmentation: Callable[[Batch], Batch],
         normalise: Callable[[Batch], Batch],
         loss: nn.Module,
-        examples: int = 960,
+        examples: int | None = None,
         steps: int = 500,
         examples_per_step: int = 16,
         learning_rate: float = 3e-3,
@@ -121,11 +124,15 @@ class PoseLearner:
         """
         dims = modality.image.ndim - 2
         upright = np.eye(dims)
+        points = int(np.prod(modality.image.shape[2:]))
+        on_cpu = next(network.parameters()).device.type == "cpu"
+        examples = int(np.clip(ALL_POINTS // points if on_cpu else EXAMPLES[1], *EXAMPLES))
+        examples = examples if self.examples is None else self.examples
         turns = [turn for turn in all_turns(dims) if not np.array_equal(turn, upright)]
-        size = max(1, POINTS // int(np.prod(modality.image.shape[2:])) // 5)
+        size = max(1, POINTS // points // 5)
         found = []
-        for start in range(0, self.examples, size):
-            count = min(size, self.examples - start)
+        for start in range(0, examples, size):
+            count = min(size, examples - start)
             image = modality.image[torch.randint(len(modality.image), (count,))]
             image = self.augmentation({"image": image})["image"]
             image = torch.stack([self.normalise({"image": each})["image"] for each in image])
