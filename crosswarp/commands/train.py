@@ -43,8 +43,13 @@ def train(
         _train(datalist, str(folder), preset, verbose, overrides | {"seed": number})
     if not folders:
         _train(datalist, run, preset, verbose, overrides)
-    elif os.environ.get("RANK", "0") == "0":
+    elif _speaks():
         print(f"Next: python -m crosswarp evaluate --run {run}, one report of all {len(folders)} seeds.")
+
+
+def _speaks() -> bool:
+    """Whether this is the first of torchrun's processes, or the only one; without loading torch."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _train(datalist: str, run: str, preset: str | None, verbose: bool, overrides: Mapping[str, Any]) -> None:
@@ -54,7 +59,7 @@ def _train(datalist: str, run: str, preset: str | None, verbose: bool, overrides
     command = {"preset": preset, **overrides}
     warnings = finished_warnings(Path(run), Path(datalist), command)
     if warnings is not None:
-        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes the first says it
+        if _speaks():
             print(
                 "\n- ".join([f"{run} is trained, and its inputs are unchanged: nothing is done.", *warnings])
             )

@@ -127,7 +127,8 @@ def _register(
 ) -> Counter[str]:
     ledger = plan.ledger
     left_over = sorted(ledger.journals.glob("*.jsonl"))
-    ledger.compact(left_over, Known([ledger.ids(path) for path in ledger.parts()]), errors=False)
+    if left_over:  # to know what is there already, all of the table is read
+        ledger.compact(left_over, Known([ledger.ids(path) for path in ledger.parts()]), errors=False)
     rmtree(job.scratch, ignore_errors=True)
     plan.known = ledger.known()
     counts, names, noted = Counter[str](), list[str](), 0

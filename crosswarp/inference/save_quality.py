@@ -96,18 +96,15 @@ class SaveQualityd(MapTransform):
         images, found = self.parts(data)
         seen = [data.get(frame, image) for frame, image in zip(FRAMES, (moving, fixed), strict=True)]
         quality = pair_quality(found, *seen)
-        quality["atypicality"] = {
-            key: image_atypicality(image, probabilities, self.statistics.get(key))
-            for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True)
-        }
-        quality["pose_odds"] = {
-            key: self.odds(image, probabilities)
-            for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True)
-        }
-        quality["pieces"] = {
-            key: count_components(each.argmax(1, keepdim=True), each.shape[1], LARGE_PIECE)
-            for key, each in zip(("moving", "fixed"), found[2:], strict=True)
-        }
+        for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True):
+            labels, classes = probabilities.argmax(1, keepdim=True), probabilities.shape[1]
+            own = {
+                "atypicality": image_atypicality(image, probabilities, self.statistics.get(key)),
+                "pose_odds": self.odds(image, probabilities),
+                "pieces": count_components(labels, classes, LARGE_PIECE),
+            }
+            for name, value in own.items():
+                quality.setdefault(name, {})[key] = value
         if self.expectation is not None:
             quality["expected_overlap"] = expected_pair(
                 found,

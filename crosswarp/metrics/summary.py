@@ -13,9 +13,9 @@ _MEASURED = (
     *("dice", "unregistered_dice", "hd95_mm", "assd_mm", "tre_mm", "unregistered_tre_mm"),
     *("folds_percent", "sd_log_jacobian", "inverse_error_mm", "seconds", "memory_mib"),
 )
-_GROUP = ("kind", "direction", "method", "modality", "network")
+GROUP = ("kind", "direction", "method", "modality", "network")
 _SUBJECTS = ("subject", "moving_subject", "fixed_subject")
-_SAMPLE = (*_GROUP, "image", "moving", "fixed", *_SUBJECTS)
+SAMPLE = (*GROUP, "image", "moving", "fixed", *_SUBJECTS)
 
 
 def grouped(rows: Iterable[Row], *names: str) -> dict[tuple, list[Row]]:
@@ -46,7 +46,7 @@ def means(rows: Iterable[Row], *names: str) -> list[Row]:
 
 def sample_means(rows: Iterable[Row]) -> list[Row]:
     """Average the measurements of every image or pair over its classes, see :func:`means`."""
-    return means(rows, *_SAMPLE)
+    return means(rows, *SAMPLE)
 
 
 def summarise(rows: Iterable[Row]) -> list[Row]:
@@ -64,8 +64,8 @@ def summarise(rows: Iterable[Row]) -> list[Row]:
         are NaN are left out.
     """
     summary = []
-    for members in grouped(rows, *_GROUP).values():
-        names = {key: members[0][key] for key in _GROUP if key in members[0]}
+    for members in grouped(rows, *GROUP).values():
+        names = {key: members[0][key] for key in GROUP if key in members[0]}
         classes = {name: own for (name,), own in grouped(members, "class").items()}
         for name, samples in {**classes, "mean": sample_means(members)}.items():
             dice = [row["dice"] for row in samples]

@@ -7,9 +7,9 @@ from math import isnan, nan
 from statistics import fmean, stdev
 
 from .rows import Row
-from .summary import _GROUP, _SAMPLE, means, summarise
+from .summary import GROUP, SAMPLE, means, summarise
 
-KNOWN_BY = (*_GROUP, "class")
+KNOWN_BY = (*GROUP, "class")
 
 
 def averaged(trainings: Mapping[str, Iterable[Row]]) -> list[Row]:
@@ -18,7 +18,7 @@ def averaged(trainings: Mapping[str, Iterable[Row]]) -> list[Row]:
     Args:
         trainings: what each measured, by its name.
     """
-    return means([row for rows in trainings.values() for row in rows], *_SAMPLE, "class")
+    return means([row for rows in trainings.values() for row in rows], *SAMPLE, "class")
 
 
 def spread(trainings: Mapping[str, Iterable[Row]]) -> list[Row]:

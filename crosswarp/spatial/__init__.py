@@ -15,7 +15,16 @@ Everything is computed in float32, also under autocast, and gives plain tensors 
 from __future__ import annotations
 
 from .jacobian import fold_fraction, jacobian_determinant
-from .maps import compose, displacement, identity_like, identity_map, invert, resize_image, resize_map
+from .maps import (
+    compose,
+    displacement,
+    identity_like,
+    identity_map,
+    invert,
+    map_about_middle,
+    resize_image,
+    resize_map,
+)
 from .sampling import as_float32, sample
 from .voxels import from_voxel_displacement, to_voxel_displacement
 
@@ -29,6 +38,7 @@ __all__ = [
     "identity_map",
     "invert",
     "jacobian_determinant",
+    "map_about_middle",
     "resize_image",
     "resize_map",
     "sample",

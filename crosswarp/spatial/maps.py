@@ -33,6 +33,28 @@ def identity_like(image: torch.Tensor) -> torch.Tensor:
     return torch.stack(torch.meshgrid(axes, indexing="ij"))[None]
 
 
+def map_about_middle(
+    matrix: torch.Tensor,
+    lengths: torch.Tensor,
+    spatial_shape: Sequence[int],
+    shift: torch.Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> torch.Tensor:
+    """Return the map of a linear one about the middle of a grid, ``[1, D, *spatial]``.
+
+    Args:
+        matrix: ``[D, D]``, of points in the unit of the lengths, not of the unit square.
+        lengths: of the axes, ``[D]``, in any one unit.
+        spatial_shape: length of each axis of the grid.
+        shift: what is added, ``[D]``, as a fraction of the extent; None for nothing.
+        device: of the map.
+    """
+    identity = identity_map(spatial_shape, device)
+    matrix = (matrix * lengths / lengths[:, None]).to(identity)
+    middle = 0.5 if shift is None else (0.5 + shift).to(identity).reshape(1, -1, *[1] * len(spatial_shape))
+    return (matrix @ (identity - 0.5).flatten(2)).reshape(identity.shape) + middle
+
+
 def displacement(phi: torch.Tensor) -> torch.Tensor:
     """Return the displacement ``φ − id`` of a map.
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..networks.pose_network import PoseNetwork
-from ..spatial import identity_map, sample
-from ..spatial.alignment import apply_affine
+from ..spatial import map_about_middle, sample
 from ..spatial.pose import all_turns, mirroring
 from ..terminal import track
 from .augmentation import Batch
+from .seeded import seeded
 
 POINTS = 2**19  # of images in a batch that is segmented
 EXAMPLES = (128, 960)  # fewest and most
@@ -89,16 +89,12 @@ class PoseLearner:
             modalities: by name.
         """
         device = next(network.parameters()).device
-        state = random.getstate()
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(self.seed)
-            random.seed(self.seed)
+        with seeded(self.seed, device):
             for layer in network.modules():
                 if isinstance(layer, (nn.modules.conv._ConvNd, nn.Linear, nn.PReLU)):
                     layer.reset_parameters()
             views = torch.cat([self.views(network, each) for each in modalities.values()])
             self._fit(network.train(), views.to(device))
-        random.setstate(state)
         return network.eval()
 
     def _fit(self, network: PoseNetwork, views: Tensor) -> None:
@@ -155,10 +151,5 @@ def turned(image: Tensor, turn: np.ndarray, lengths: Tensor) -> Tensor:
         turn: directions of the frame's axes in those of the image, as columns, ``[D, D]``.
         lengths: of the axes, ``[D]``.
     """
-    dims = image.ndim - 2
-    matrix = torch.eye(dims + 1, dtype=torch.float64)
-    lengths = lengths.double()
-    matrix[:dims, :dims] = torch.as_tensor(turn) * lengths / lengths[:, None]
-    matrix[:dims, dims] = 0.5 - matrix[:dims, :dims].sum(1) / 2
-    points = apply_affine(matrix[None].to(image.device), identity_map(image.shape[2:], image.device))
-    return sample(image, points)
+    phi = map_about_middle(torch.as_tensor(turn), lengths, image.shape[2:], device=image.device)
+    return sample(image, phi)

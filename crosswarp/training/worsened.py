@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..metrics.evidence import dilated
-from ..spatial import identity_map, sample
+from ..spatial import identity_map, map_about_middle, sample
 from .augmentation import RandomCurve, RandomField, RandomNoise, RandomOverlay, RandomSpatial, RandomSpectrum
+from .seeded import seeded
 
 # what happens to images, and how often in a hundred or so
 IMAGES: Mapping[str, int] = {
@@ -131,7 +132,7 @@ def worsen_images(
     Returns:
         images and labels.
     """
-    with _seeded(recipe.seed):
+    with seeded(recipe.seed):
         phi = _spatial_map(recipe.image, image, length)
         if phi is not None:
             padding = "border" if random.random() < 0.7 else "zeros"
@@ -145,7 +146,7 @@ def worsen_images(
 
 def worsen_predictions(recipe: Recipe, probabilities: Tensor) -> Tensor:
     """Do to predictions ``[B, K, *spatial]`` what a recipe says; they stay probabilities."""
-    with _seeded(recipe.seed + 1):
+    with seeded(recipe.seed + 1):
         classes = probabilities.shape[1]
         if recipe.prediction in ("deformed", "shifted", "scaled"):
             shift = random.uniform(0.03, 0.25) if recipe.prediction == "shifted" else 0.0
@@ -172,24 +173,6 @@ def worsen_predictions(recipe: Recipe, probabilities: Tensor) -> Tensor:
             probabilities[:, 0] += probabilities[:, gone] * 0.98
             probabilities[:, gone] *= 0.02
         return probabilities
-
-
-class _seeded:  # noqa: N801
-    """Python's and torch's random numbers from a seed, within; afterwards they go on as before."""
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        self.before = random.getstate()
-        self.fork = torch.random.fork_rng(devices=[])
-        self.fork.__enter__()
-        torch.random.default_generator.manual_seed(self.seed)
-        random.seed(self.seed)
-
-    def __exit__(self, *error: object) -> None:
-        self.fork.__exit__(None, None, None)
-        random.setstate(self.before)
 
 
 def _spatial_map(kind: str, image: Tensor, length: Sequence[float]) -> Tensor | None:
@@ -225,10 +208,7 @@ def _spatial_map(kind: str, image: Tensor, length: Sequence[float]) -> Tensor | 
         shift = torch.tensor([random.uniform(-0.35, 0.35) for _ in range(dims)])
     else:
         return None
-    matrix = matrix * lengths / lengths[:, None]  # in the unit of the lengths, not of the unit square
-    return (matrix @ (identity - 0.5).flatten(2)).reshape(identity.shape) + (0.5 + shift).reshape(
-        1, dims, *[1] * dims
-    )
+    return map_about_middle(matrix, lengths, image.shape[2:], shift)
 
 
 def _intensities(kind: str, batch: dict[str, Tensor]) -> Tensor:
