@@ -22,7 +22,7 @@ from monai.bundle import ConfigWorkflow  # noqa: E402
 
 from crosswarp.places import STAGES  # noqa: E402, F401  as the other benchmarks know it
 from crosswarp.runs.chain import git_commit  # noqa: E402
-from crosswarp.runs.config import verbatim  # noqa: E402
+from crosswarp.runs.config import open_workflow, verbatim  # noqa: E402
 from crosswarp.runs.stage import package_versions  # noqa: E402
 
 Row = dict[str, Any]
@@ -137,8 +137,8 @@ def stage_workflow(
     files = [root / "configs" / "train.json"]
     if preset not in (None, "default"):
         files.append(root / "configs" / "presets" / f"{preset}.json")
-    workflow = ConfigWorkflow(
-        config_file=[str(file) for file in files],
+    workflow = open_workflow(
+        files,
         meta_file=str(root / "configs" / "metadata.json"),
         logging_file=False,
         workflow_type="train",
