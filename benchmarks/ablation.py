@@ -30,6 +30,18 @@ from crosswarp.commands.cohort import cohort
 from crosswarp.data import stack_samples
 from crosswarp.training.adaptation import CHEAP_TERMS, TERMS
 
+STYLES = [
+    {"_target_": "scripts.training.RandomSpectrum", "probability": 0.7},
+    {"_target_": "scripts.training.RandomOverlay", "probability": 0.5},
+]
+CLASS_CURVES = {
+    "_target_": "scripts.training.RandomCurve",
+    "strength": 0.7,
+    "probability": 0.5,
+    "label_key": "label",
+    "num_classes": "@num_classes",
+}
+CONVOLUTION = {"_target_": "scripts.training.RandomConvolution", "probability": 0.5}
 TRANSLATION = tuple(term for term in TERMS if term not in CHEAP_TERMS)
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -43,6 +55,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "weights#translated_segmentation": 5.0,
         "weights#agreement": 5.0,
         "weights#cycle_agreement": 5.0,
+    },
+    "class curves": {"style_mixing#transforms": [CLASS_CURVES, *STYLES]},
+    "class curves, random convolution": {"style_mixing#transforms": [CLASS_CURVES, CONVOLUTION, *STYLES]},
+    "random convolution": {"style_mixing#transforms": [CONVOLUTION, *STYLES]},
+    "blended convolutions": {"style_mixing#transforms": [CONVOLUTION | {"control_points": 4}, *STYLES]},
+    "masked": {"self_training_augmentation#transforms": [{"_target_": "scripts.training.RandomMask"}]},
+    "label prior": {
+        "train#pseudo_labels#prior": {
+            "_target_": "scripts.training.LabelPrior",
+            "labels": "$@train#source_dataset.originals('label')",
+            "num_classes": "@num_classes",
+        }
     },
     "no views": {"train#pseudo_labels#num_views": 0},
     "all pieces": {"train#pseudo_labels#reference_labels": None},
@@ -112,7 +136,7 @@ def summarise(variant: str, results: list[dict[str, Any]]) -> Row:
 def main(
     size: int = 64,
     preset: str = "demo",
-    seeds: int = 3,
+    seeds: int | tuple[int, ...] = 3,
     variants: str | tuple[str, ...] = tuple(VARIANTS),
     datalist: str | None = None,
     cohort_seed: int = 0,
@@ -125,8 +149,8 @@ def main(
     Args:
         size: of the synthetic knees.
         preset: `demo`, `default` or `paper`.
-        seeds: how many; 0, 1, ....
-        variants: names, separated by commas.
+        seeds: how many, 0, 1, ...; or which, such as `1,4`.
+        variants: names, separated by commas; several at once are joined by ``+``.
         datalist: other data than the synthetic knees, with labels of the target's test images.
         cohort_seed: which knees.
         folder: where runs are kept and, if there, taken from: `<folder>/seed_<n>` with stages 1 and 2, as
@@ -136,21 +160,23 @@ def main(
     """
     arguments = locals().copy()
     names = [name.strip() for name in variants.split(",")] if isinstance(variants, str) else list(variants)
-    unknown = sorted(set(names) - set(VARIANTS))
+    parts = {name: name.split("+") for name in names}
+    unknown = sorted({part for some in parts.values() for part in some} - set(VARIANTS))
     if unknown:
         raise SystemExit(f"Expected variants of {list(VARIANTS)}, got {unknown}.")
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary).resolve()
         data = Path(datalist) if datalist else cohort(place / "data", size, cohort_seed)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-        for seed in range(seeds):
+        for seed in range(seeds) if isinstance(seeds, int) else seeds:
             run = place / f"seed_{seed}"
             if not (run / "source_segmentation" / "manifest.json").is_file():
                 short = {f"{stage}#max_epochs": 1 for stage in STAGES[2:]}
                 train(data, run, preset, {**short, "seed": seed})
             for name in names:
                 with tempfile.TemporaryDirectory() as scratch:
-                    chosen = {**overrides, **VARIANTS[name], "seed": seed}
+                    changes = {key: value for part in parts[name] for key, value in VARIANTS[part].items()}
+                    chosen = {**overrides, **changes, "seed": seed}
                     results[name].append(adapt(run, Path(scratch) / "run", data, preset, chosen))
                 print(summarise(f"{name}, seed {seed}", results[name][-1:]), flush=True)
     rows = [summarise(name, values) for name, values in results.items()]

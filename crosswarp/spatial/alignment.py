@@ -40,6 +40,8 @@ def align(
     moving_extent: torch.Tensor | None = None,
     fixed_extent: torch.Tensor | None = None,
     method: str = "moments",
+    steps: int = 100,
+    points: int = 48,
 ) -> torch.Tensor:
     """Align two maps of class probabilities.
 
@@ -54,6 +56,8 @@ def align(
             the unit cube, both together.
         fixed_extent: that of the fixed image.
         method: one of ``ALIGNMENTS``.
+        steps: of gradient descent, for ``"affine"``.
+        points: at which overlap is measured, along each axis, at most.
 
     Returns:
         from fractions of the fixed image to fractions of the moving image, ``[B, D + 1, D + 1]``, float32.
@@ -66,7 +70,7 @@ def align(
     if (moving_extent is None) != (fixed_extent is None):
         raise ValueError("Expected the extents of both images, or of neither, got one.")
     with torch.autocast(moving.device.type, enabled=False):
-        return _align(moving, fixed, moving_extent, fixed_extent, method)
+        return _align(moving, fixed, moving_extent, fixed_extent, method, steps, points)
 
 
 def _align(
@@ -75,6 +79,8 @@ def _align(
     moving_extent: torch.Tensor | None,
     fixed_extent: torch.Tensor | None,
     method: str,
+    steps: int,
+    points: int,
 ) -> torch.Tensor:
     dims = moving.ndim - 2
     unit = torch.eye(dims + 1, device=moving.device).expand(len(moving), -1, -1)
@@ -90,7 +96,7 @@ def _align(
     shift = unit.clone()
     shift[:, :-1, -1:] = centres[0] - centres[1]
     if method == "affine":
-        shift = _fit(labels[0], labels[1], to_mm, from_mm, shift, centres[1])
+        shift = _fit(labels[0], labels[1], to_mm, from_mm, shift, centres[1], steps, points)
     return torch.linalg.solve(to_mm, shift @ from_mm)
 
 
@@ -109,8 +115,8 @@ def _fit(
     from_mm: torch.Tensor,
     start: torch.Tensor,
     centre: torch.Tensor,
-    steps: int = 100,
-    points: int = 48,
+    steps: int,
+    points: int,
 ) -> torch.Tensor:
     """Gradient descent on the soft Dice of the classes, over an affine in mm about the fixed centre of mass.
 

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from .adaptation import AdaptationTrainer, ImagePool, ZipBatches, together
     from .adaptation_check import AdaptationCheck
     from .augmentation import (
+        RandomConvolution,
         RandomCurve,
         RandomField,
         RandomFieldOfView,
+        RandomMask,
         RandomNoise,
         RandomOverlay,
         RandomSpatial,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         save_atomically,
     )
     from .label_pools import label_pool
+    from .label_prior import LabelPrior
     from .parallel import DistributedDataParallel
     from .pose import PoseLearner
     from .precision import AutocastInferer, fast_bfloat16
@@ -52,13 +55,16 @@ __all__ = [
     "DistributedDataParallel",
     "EpochProgress",
     "ImagePool",
+    "LabelPrior",
     "LoadWhole",
     "PoseLearner",
     "PreparePairs",
     "PseudoLabels",
+    "RandomConvolution",
     "RandomCurve",
     "RandomField",
     "RandomFieldOfView",
+    "RandomMask",
     "RandomNoise",
     "RandomOverlay",
     "RandomSpatial",

@@ -167,8 +167,9 @@ class AdaptationTrainer(Trainer):
         self_training_start: epochs before ``self_training`` begins.
         translation_interval: steps from one training of generators and discriminators to the next; between
             them only the terms without generators are computed, at a small part of the cost.
-        style_mixing: called with ``{"image": x_s, "style": x_t}``, returns x_s in the style of x_t under
-            ``image``.
+        style_mixing: called with ``{"image": x_s, "label": y_s, "style": x_t}``, returns x_s in the style of
+            x_t under ``image``.
+        self_training_augmentation: called with ``{"image": x_t}`` on the images of ``self_training`` alone.
         segmentation_augmentation: called with ``{"image": ...}`` on what S_t is trained on, fresh each time.
         inferer: runs the networks, e.g. in half precision.
         kwargs: of ``monai.engines.Trainer``.
@@ -195,6 +196,7 @@ class AdaptationTrainer(Trainer):
         self_training_start: int = 0,
         translation_interval: int = 1,
         style_mixing: BatchTransform = _unchanged,
+        self_training_augmentation: BatchTransform = _unchanged,
         segmentation_augmentation: BatchTransform = _unchanged,
         inferer: Inferer | None = None,
         train_handlers: Any = None,
@@ -232,6 +234,7 @@ class AdaptationTrainer(Trainer):
         self.self_training_start = self_training_start
         self.translation_interval = translation_interval
         self.style_mixing, self.segmentation_augmentation = style_mixing, segmentation_augmentation
+        self.self_training_augmentation = self_training_augmentation
         self.inferer = inferer or SimpleInferer()
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -302,10 +305,14 @@ class AdaptationTrainer(Trainer):
             image = source
             if source.shape[1] != target.shape[1]:
                 image = source.mean(1, keepdim=True).expand(-1, target.shape[1], *target.shape[2:])
-            seen["mixed_segmentation"] = self.style_mixing({"image": image, "style": target})["image"]
+            mixed = self.style_mixing({"image": image, "label": label, "style": target})
+            seen["mixed_segmentation"] = mixed["image"]
         if "self_training" in wanted and self.state.epoch > self.self_training_start:
             reliable = LeastOf(batch["target_disagreement"], self.reliable_share)
-            seen["self_training"] = target[reliable.numbers]
+            shown = target[reliable.numbers]
+            with drawn_for({"self_training": target}, {"self_training": reliable}):
+                shown = self.self_training_augmentation({"image": shown})["image"]
+            seen["self_training"] = shown
             labels["self_training"] = batch["target_label"][reliable.numbers]
         if wanted - CHEAP_TERMS:
             translation_terms, translated = self._translation_terms(source, label, target)

@@ -11,6 +11,7 @@ Intensities are expected, and kept, in [0, 1].
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -167,34 +168,152 @@ class RandomCurve:
     The curve is a blend of the identity and of random control values; ``strength`` 0 leaves the image as it
     is, 1 is any function of intensity, inversions included. It teaches a network to look at shape instead of
     at absolute intensities (Zhou et al., Models Genesis, 2019; Ouyang et al., Causality-inspired
-    augmentation, 2022).
+    augmentation, 2022). With ``label_key`` each class of a sample has a curve of its own, so that the order of
+    the classes' intensities changes, too (Su et al., "Rethinking Data Augmentation for Single-source Domain
+    Generalization in Medical Image Segmentation", AAAI 2023).
 
     Args:
         key: the image.
         strength: largest weight of the random curve; drawn between 0 and this value for each sample.
         control_points: control values over [0, 1].
         probability: share of samples that are transformed.
+        label_key: integer labels ``[B, 1, *spatial]``; None for one curve for the whole image.
+        num_classes: of the labels.
     """
 
     def __init__(
-        self, key: str = "image", strength: float = 0.5, control_points: int = 6, probability: float = 0.8
-    ):
+        self,
+        key: str = "image",
+        strength: float = 0.5,
+        control_points: int = 6,
+        probability: float = 0.8,
+        label_key: str | None = None,
+        num_classes: int = 1,
+    ) -> None:
         self.key, self.strength = key, strength
         self.control_points, self.probability = control_points, probability
+        self.label_key, self.num_classes = label_key, num_classes
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Transform a batch."""
+        image, nodes = batch[self.key], self.control_points
+        size, channels = image.shape[:2]
+        curves = self.num_classes if self.label_key else 1
+        applied = (_uniform(size, 0, 1, image) < self.probability).float()
+        weight = (_uniform(size, 0, self.strength, image, curves) * applied[:, None])[:, None, :, None]
+        straight = torch.linspace(0, 1, nodes, device=image.device)
+        values = (1 - weight) * straight + weight * _uniform(size, 0, 1, image, channels, curves, nodes)
+        position = image.clamp(0, 1).flatten(2) * (nodes - 1)
+        left = position.floor().clamp(max=nodes - 2)
+        index = left.long().clamp_(0, nodes - 2)  # NaN is no index, and stays NaN below
+        if self.label_key:
+            index = index + nodes * batch[self.label_key].flatten(2).long()
+        values = values.flatten(2)
+        low, high = values.gather(2, index), values.gather(2, index + 1)
+        return batch | {self.key: torch.lerp(low, high, position - left).reshape(image.shape)}
+
+
+class RandomConvolution:
+    """Random shallow networks: textures and contrasts that no scanner has, with the edges where they are.
+
+    "GIN" of Ouyang et al., "Causality-inspired Single-source Domain Generalization for Medical Image
+    Segmentation", IEEE TMI 2022: convolutions with kernels of 1 or 3, two channels between them, weights and
+    shifts of N(0, 1) for each image, leaky ReLU; the result is blended with the image by U(0, 1). With
+    ``control_points`` two such results are blended by a smooth random mask ("IPA" in the paper). The image
+    is standardised before, and brought back to [0, 1] by its extremes, where the paper keeps its norm.
+    Borders are continued.
+
+    Args:
+        key: the image.
+        layers: convolutions.
+        hidden_channels: between them.
+        control_points: of the mask, along each axis; 0 for a single network.
+        probability: share of samples that are transformed.
+    """
+
+    def __init__(
+        self,
+        key: str = "image",
+        layers: int = 4,
+        hidden_channels: int = 2,
+        control_points: int = 0,
+        probability: float = 0.8,
+    ) -> None:
+        self.key, self.layers, self.hidden_channels = key, layers, hidden_channels
+        self.control_points, self.probability = control_points, probability
+
+    def _network(self, image: Tensor) -> Tensor:
+        """Pass standardised images through a network of their own each, and blend."""
+        size, channels, shape = image.shape[0], image.shape[1], image.shape[2:]
+        dims = len(shape)
+        convolve = functional.conv2d if dims == 2 else functional.conv3d
+        counts = [channels, *[self.hidden_channels] * (self.layers - 1), channels]
+        centre = torch.zeros(3**dims, device=image.device)
+        centre[3**dims // 2] = 1
+        result = image
+        for layer, (before, after) in enumerate(itertools.pairwise(counts)):
+            weight = _normal(size, image, after, before, 3**dims)
+            point = (_uniform(size, 0, 1, image) < 0.5).float()[:, None, None, None]
+            weight = weight * torch.lerp(torch.ones_like(centre), centre, point)
+            wide = functional.pad(result.reshape(1, size * before, *shape), [1, 1] * dims, mode="replicate")
+            kernels = weight.reshape(size * after, before, *[3] * dims)
+            result = convolve(wide, kernels, _normal(size, image, after).flatten(), groups=size)
+            if layer < self.layers - 1:
+                result = functional.leaky_relu(result)
+        result = result.reshape(image.shape)
+        blended = torch.lerp(image, result, _per_sample(_uniform(size, 0, 1, image), image))
+        norm = blended.flatten(1).norm(dim=1).clamp(min=1e-6)
+        return blended * _per_sample(image.flatten(1).norm(dim=1) / norm, image)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Transform a batch."""
+        image = batch[self.key].float()
+        size, dims = image.shape[0], image.dim() - 2
+        flat = image.flatten(2)
+        spread = _per_sample(flat.std(2).clamp(min=1e-6), image)
+        standard = (image - _per_sample(flat.mean(2), image)) / spread
+        result = self._network(standard)
+        if self.control_points:
+            control = _uniform(size, 0, 1, image, 1, *[self.control_points] * dims)
+            mode = "bilinear" if dims == 2 else "trilinear"
+            mask = functional.interpolate(control, size=image.shape[2:], mode=mode, align_corners=True)
+            result = torch.lerp(result, self._network(standard), mask)
+        low, high = (_per_sample(each, image) for each in result.flatten(2).aminmax(dim=2))
+        result = (result - low) / (high - low).clamp(min=1e-6)
+        applied = _per_sample((_uniform(size, 0, 1, image) < self.probability).float(), image)
+        return batch | {self.key: torch.where(applied > 0, result, image)}
+
+
+class RandomMask:
+    """Random blocks are hidden: what stands there is to be told from what is around it.
+
+    Of Hoyer et al., "MIC: Masked Image Consistency for Context-Enhanced Domain Adaptation", CVPR 2023. Hidden
+    blocks take the mean of their image.
+
+    Args:
+        key: the image.
+        blocks: along the longest axis; blocks are cubes in voxels.
+        share: of the blocks that are hidden, at most; drawn up to this for each sample.
+        probability: share of samples that are transformed.
+    """
+
+    def __init__(
+        self, key: str = "image", blocks: int = 12, share: float = 0.7, probability: float = 1.0
+    ) -> None:
+        self.key, self.blocks, self.share, self.probability = key, blocks, share, probability
 
     def __call__(self, batch: Batch) -> Batch:
         """Transform a batch."""
         image = batch[self.key]
-        size, channels = image.shape[:2]
+        size, shape = image.shape[0], image.shape[2:]
+        side = max(shape) / self.blocks
+        coarse = [max(round(n / side), 1) for n in shape]
         applied = (_uniform(size, 0, 1, image) < self.probability).float()
-        weight = (_uniform(size, 0, self.strength, image) * applied)[:, None, None]
-        straight = torch.linspace(0, 1, self.control_points, device=image.device)
-        values = (1 - weight) * straight + weight * _uniform(size, 0, 1, image, channels, self.control_points)
-        position = image.clamp(0, 1).flatten(2) * (self.control_points - 1)
-        left = position.floor().clamp(max=self.control_points - 2)
-        index = left.long().clamp_(0, self.control_points - 2)  # NaN is no index, and stays NaN below
-        low, high = values.gather(2, index), values.gather(2, index + 1)
-        return batch | {self.key: torch.lerp(low, high, position - left).reshape(image.shape)}
+        share = _per_sample(_uniform(size, 0, self.share, image) * applied, image)
+        hidden = (_uniform(size, 0, 1, image, 1, *coarse) < share).float()
+        hidden = functional.interpolate(hidden, size=shape, mode="nearest")
+        mean = _per_sample(image.flatten(2).mean(2), image)
+        return batch | {self.key: torch.where(hidden > 0, mean, image)}
 
 
 class RandomField:

@@ -41,6 +41,8 @@ class PseudoLabels(Mapping[str, Any]):
         spatial: draws the geometric transforms.
         intensity: called with ``{"image": ...}``, changes intensities.
         num_views: geometric transforms of each image.
+        prior: takes probabilities ``[B, K, *spatial]`` from where a class cannot be, such as
+            :class:`LabelPrior`; None to let them be.
         max_images: most images; of more, each epoch takes a new random choice, so that no more are labelled
             than are trained on. None for no limit.
         start: epochs before the first labels.
@@ -57,6 +59,7 @@ class PseudoLabels(Mapping[str, Any]):
         spatial: RandomSpatial,
         intensity: Callable[[dict[str, Tensor]], dict[str, Tensor]],
         num_views: int = 4,
+        prior: Callable[[Tensor], Tensor] | None = None,
         max_images: int | None = None,
         start: int = 0,
         batch_size: int = 32,
@@ -73,6 +76,7 @@ class PseudoLabels(Mapping[str, Any]):
         }
         self.teacher, self.spatial, self.intensity = teacher, spatial, intensity
         self.num_views, self.start, self.batch_size = num_views, start, batch_size
+        self.prior = prior
         self.inferer = inferer or SimpleInferer()
         self.components: list[int] | None = None
         if reference_labels is not None:
@@ -129,6 +133,8 @@ class PseudoLabels(Mapping[str, Any]):
         average /= 1 + self.num_views
         first, second = average[:, 1:].flatten(2), self._predict(changed)[:, 1:].flatten(2)
         mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
+        if self.prior is not None:
+            average = self.prior(average)
         labels = average.argmax(1, keepdim=True).to(torch.uint8)
         self["label"][part] = keep_components(labels, self.components) if self.components else labels.cpu()
         self["disagreement"][part] = ((first - second).abs().sum(2) / mass).amax(1).cpu()

@@ -210,11 +210,12 @@ def test_what_the_target_network_sees_is_mixed_and_augmented():
         networks,
         [batch],
         {"mixed_segmentation": 1.0, "agreement": 1.0},
-        style_mixing=lambda data: {"image": data["image"] + 10 * data["style"]},
+        style_mixing=lambda data: {"image": data["image"] + 10 * data["style"] + 1e3 * data["label"]},
         segmentation_augmentation=lambda data: {"image": data["image"] + 100},
     ).run()
     source, target = batch["source_image"].float(), batch["target_image"].float()
-    torch.testing.assert_close(seen[0], torch.cat([source + 10 * target, target]) + 100)
+    mixed = source + 10 * target + 1e3 * batch["source_label"]
+    torch.testing.assert_close(seen[0], torch.cat([mixed, target]) + 100)
 
 
 def test_the_target_network_learns_the_labels_that_are_least_in_doubt():
@@ -230,12 +231,13 @@ def test_the_target_network_learns_the_labels_that_are_least_in_doubt():
         max_epochs=2,
         reliable_share=0.5,
         self_training_start=1,
+        self_training_augmentation=lambda data: {"image": data["image"] + 7},
     )
     loss = trainer.self_training_loss
     trainer.self_training_loss = lambda logits, label: labels.append(label) or loss(logits, label)
     trainer.run()
     assert [len(images) for images in seen] == [4, 6]  # from the second epoch on
-    torch.testing.assert_close(seen[1][4:], batch["target_image"][[1, 3]].float())
+    torch.testing.assert_close(seen[1][4:], batch["target_image"][[1, 3]].float() + 7)
     assert torch.equal(labels[0], batch["target_label"][[1, 3]])
 
 

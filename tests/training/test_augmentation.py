@@ -9,9 +9,11 @@ import torch
 
 from crosswarp.spatial import displacement, identity_map
 from crosswarp.training import (
+    RandomConvolution,
     RandomCurve,
     RandomField,
     RandomFieldOfView,
+    RandomMask,
     RandomNoise,
     RandomOverlay,
     RandomSpatial,
@@ -21,7 +23,7 @@ from crosswarp.training import (
 
 SHAPES = [(12, 17), (9, 11, 7)]
 STILL = {"rotation": 0.0, "scaling": 0.0, "shift": 0.0}
-INTENSITY = [RandomCurve, RandomField, RandomNoise]
+INTENSITY = [RandomConvolution, RandomCurve, RandomField, RandomMask, RandomNoise]
 
 
 def make_batch(shape, size=3, channels=1):
@@ -317,3 +319,82 @@ def test_curves_leave_nan_where_it_is(shape):
     image[0, 0, 1] = torch.nan
     curved = RandomCurve(probability=1.0)({"image": image})["image"]
     assert torch.equal(curved.isnan(), image.isnan())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_each_class_has_a_curve_of_its_own(shape):
+    label = torch.arange(3).repeat(math.prod(shape))[: math.prod(shape)].reshape(1, 1, *shape)
+    batch = {"image": torch.rand(4, 2, *shape), "label": label.expand(4, -1, *[-1] * len(shape))}
+    curve = RandomCurve(strength=1.0, probability=1.0, label_key="label", num_classes=3)
+    changed = curve(batch)["image"]
+    for number in range(3):  # what one class becomes does not depend on the others' voxels
+        torch.manual_seed(5)
+        alone = curve(batch)["image"]
+        torch.manual_seed(5)
+        other = torch.where(batch["label"] == number, batch["image"], 1 - batch["image"])
+        again = curve(batch | {"image": other})["image"]
+        inside = (batch["label"] == number).expand_as(alone)
+        assert torch.equal(alone[inside], again[inside]) and not torch.equal(alone, again)
+    flat = RandomCurve(strength=1.0, probability=1.0, label_key="label", num_classes=3)(
+        batch | {"image": torch.full_like(batch["image"], 0.3)}
+    )["image"]
+    levels = [len(each.unique()) for sample in flat for each in sample]
+    assert levels == [3] * 8  # one level a class, in each sample and channel
+    assert not torch.equal(changed, batch["image"])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_random_convolutions_leave_what_is_uniform_and_place_no_edge_elsewhere(shape):
+    image = torch.zeros(6, 2, *shape)
+    image[:, :, : shape[0] // 2] = 1  # two halves
+    for points in (0, 3):
+        changed = RandomConvolution(probability=1.0, control_points=points)({"image": image})["image"]
+        assert (changed.flatten(1).amax(1) > 0.99).all() and changed.min() >= 0
+        if not points:  # four kernels of 3 reach four voxels; beyond, each half is one value
+            for part in (changed[:, :, : shape[0] // 2 - 4], changed[:, :, shape[0] // 2 + 4 :]):
+                if part.shape[2]:
+                    level = part.flatten(2)
+                    torch.testing.assert_close(level, level[:, :, :1].expand_as(level), atol=1e-4, rtol=0)
+    uniform = torch.full((3, 1, *shape), 0.4)
+    result = RandomConvolution(probability=1.0)({"image": uniform})["image"]
+    assert result.isfinite().all()
+
+
+def test_a_random_convolution_is_the_network_it_says(monkeypatch):
+    """Against layers of torch with the very same weights, image by image."""
+    drawn = []
+
+    def normal(size, like, *shape):
+        drawn.append(torch.randn(size, *shape))
+        return drawn[-1]
+
+    monkeypatch.setattr(augmentation, "_normal", normal)
+    monkeypatch.setattr(augmentation, "_uniform", lambda size, low, high, like, *shape: torch.ones(size, *shape))
+    image = torch.rand(3, 1, 9, 7)
+    result = RandomConvolution(probability=2.0, layers=3)({"image": image})["image"]
+    for number, one in enumerate(image):
+        x = (one - one.mean()) / one.std()
+        for layer in range(3):
+            weight, shift = drawn[2 * layer][number], drawn[2 * layer + 1][number]
+            convolution = torch.nn.Conv2d(
+                weight.shape[1], weight.shape[0], 3, padding=1, padding_mode="replicate"
+            )
+            convolution.load_state_dict({"weight": weight.unflatten(-1, (3, 3)), "bias": shift})
+            x = convolution(x[None])[0]
+            x = torch.nn.functional.leaky_relu(x) if layer < 2 else x
+        expected = (x - x.min()) / (x.max() - x.min())
+        torch.testing.assert_close(result[number], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(24, 12), (12, 24, 8)])
+def test_a_mask_hides_cubes_at_the_mean(shape):
+    image = torch.rand(300, 1, *shape)
+    result = RandomMask(blocks=6, share=0.6, probability=0.5)({"image": image})["image"]
+    hidden = result != image
+    first = torch.nn.functional.interpolate(hidden.float(), scale_factor=0.25, mode="nearest")
+    assert torch.equal(torch.nn.functional.interpolate(first, scale_factor=4, mode="nearest") > 0, hidden)
+    share = hidden.flatten(1).float().mean(1)
+    assert 0.4 < (share == 0).float().mean() < 0.65  # blocks are few: a share may hide none
+    assert share.mean() == pytest.approx(0.15, abs=0.04) and share.max() > 0.4
+    means = image.flatten(1).mean(1).reshape(-1, *[1] * (len(shape) + 1)).expand_as(image)
+    torch.testing.assert_close(result[hidden], means[hidden])

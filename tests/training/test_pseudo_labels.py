@@ -69,6 +69,16 @@ def test_pieces_apart_are_dropped_unless_the_reference_has_as_many():
         assert labels["label"][0, 0, 12, 12] == 1 == plain[0, 12, 12]
 
 
+def test_where_a_class_cannot_be_it_is_not():
+    def left_half(probabilities):
+        assert probabilities.sum(1).allclose(torch.ones(()))
+        return torch.cat([probabilities[:, :1], probabilities[:, 1:] * (torch.arange(32) < 16)], 1)
+
+    labels = make_labels([blob((32, 32), [0.5, 0.5])], num_views=1, prior=left_half)
+    labels.update()
+    assert labels["label"][..., :16].any() and not labels["label"][..., 16:].any()
+
+
 def test_an_image_that_fails_with_other_intensities_is_doubted():
     bright, faint = blob((32, 32), [0.5, 0.5]), 0.6 * blob((32, 32), [0.5, 0.5])
     labels = make_labels([bright, faint], intensity=lambda batch: {"image": 0.7 * batch["image"]})
