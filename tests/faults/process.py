@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pkgutil
 import signal
+import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -73,6 +75,8 @@ class Command:
 
     def __init__(self, words: list[str], log: Path, prepare: Callable[[], None] | None = None) -> None:
         self.log, self.start = log, time.monotonic()
+        with open(log, "wb") as file:  # by another process: limits are for what the command writes
+            self.printer = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=file)
         sys.stdout.flush()
         self.pid = os.fork()
         if self.pid == 0:
@@ -82,9 +86,10 @@ class Command:
         """Be the command; never returns."""
         code = 1
         try:
-            file = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, 1)
-            os.dup2(file, 2)
+            assert self.printer.stdin is not None
+            for number in (1, 2):
+                os.dup2(self.printer.stdin.fileno(), number)
+            self.printer.stdin.close()
             for number in (signal.SIGTERM, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -112,10 +117,20 @@ class Command:
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                self._print_all()
                 return Ended(os.waitstatus_to_exitcode(status), self.log.read_text(errors="replace"))
             if time.monotonic() > until:
                 return None
             time.sleep(0.005)
+
+    def _print_all(self) -> None:
+        """Wait until all that was printed is in the log; processes that outlive the command may hold it open."""
+        assert self.printer.stdin is not None
+        self.printer.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self.printer.wait(5)
+        self.printer.kill()
+        self.printer.wait()
 
     def end(self, number: int = signal.SIGKILL) -> Ended:
         """Send it a signal, and wait for its end; one that goes on is killed."""
