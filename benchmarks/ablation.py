@@ -19,7 +19,7 @@ from typing import Any
 import fire
 import torch
 from chain import train
-from common import STAGES, Row, report, spread, stage_workflow
+from common import STAGES, TRANSLATION, Row, report, spread, stage_workflow
 from ignite.engine import Events
 from monai.data import CacheDataset
 from monai.metrics import DiceMetric
@@ -28,7 +28,6 @@ from torch import nn
 
 from crosswarp.commands.cohort import cohort
 from crosswarp.data import stack_samples
-from crosswarp.training.adaptation import CHEAP_TERMS, TERMS
 
 STYLES = [
     {"_target_": "scripts.training.RandomSpectrum", "probability": 0.7},
@@ -42,20 +41,16 @@ CLASS_CURVES = {
     "num_classes": "@num_classes",
 }
 CONVOLUTION = {"_target_": "scripts.training.RandomConvolution", "probability": 0.5}
-TRANSLATION = tuple(term for term in TERMS if term not in CHEAP_TERMS)
+ALONE = {"weights#mixed_segmentation": 0.0, "weights#self_training": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no style mixing": {"weights#mixed_segmentation": 0.0},
     "no self-training": {"weights#self_training": 0.0},
-    "no translation": {f"weights#{term}": 0.0 for term in TRANSLATION},
-    "translation alone": {"weights#mixed_segmentation": 0.0, "weights#self_training": 0.0},
-    "paper's weights": {
-        "weights#mixed_segmentation": 0.0,
-        "weights#self_training": 0.0,
-        "weights#translated_segmentation": 5.0,
-        "weights#agreement": 5.0,
-        "weights#cycle_agreement": 5.0,
-    },
+    "translation": TRANSLATION,
+    "translation alone": TRANSLATION | ALONE,
+    "paper's weights": TRANSLATION
+    | ALONE
+    | dict.fromkeys(("weights#translated_segmentation", "weights#agreement", "weights#cycle_agreement"), 5.0),
     "class curves": {"style_mixing#transforms": [CLASS_CURVES, *STYLES]},
     "class curves, random convolution": {"style_mixing#transforms": [CLASS_CURVES, CONVOLUTION, *STYLES]},
     "random convolution": {"style_mixing#transforms": [CONVOLUTION, *STYLES]},
@@ -67,6 +62,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
             "labels": "$@train#source_dataset.originals('label')",
             "num_classes": "@num_classes",
         }
+    },
+    "no crops": {
+        "source_augmentation#transforms#1#probability": 0.0,
+        "target_augmentation#transforms#1#probability": 0.0,
     },
     "no views": {"train#pseudo_labels#num_views": 0},
     "all pieces": {"train#pseudo_labels#reference_labels": None},

@@ -26,6 +26,8 @@ from crosswarp.runs.config import open_workflow, verbatim  # noqa: E402
 from crosswarp.runs.stage import package_versions  # noqa: E402
 
 Row = dict[str, Any]
+_TRANSLATION = json.loads((ROOT / "bundles/domain_adaptation/configs/translation.json").read_text())
+TRANSLATION = {f"weights#{term}": weight for term, weight in _TRANSLATION["weights"].items()}
 
 
 def default_device() -> str:

@@ -168,8 +168,8 @@ class RandomCurve:
     The curve is a blend of the identity and of random control values; ``strength`` 0 leaves the image as it
     is, 1 is any function of intensity, inversions included. It teaches a network to look at shape instead of
     at absolute intensities (Zhou et al., Models Genesis, 2019; Ouyang et al., Causality-inspired
-    augmentation, 2022). With ``label_key`` each class of a sample has a curve of its own, so that the order of
-    the classes' intensities changes, too (Su et al., "Rethinking Data Augmentation for Single-source Domain
+    augmentation, 2022). With ``label_key`` each class of a sample has a curve of its own, so that the order
+    of the classes' intensities changes, too (Su et al., "Rethinking Data Augmentation for Single-source Domain
     Generalization in Medical Image Segmentation", AAAI 2023).
 
     Args:

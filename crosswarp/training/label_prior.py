@@ -34,7 +34,7 @@ class LabelPrior:
         labels: Tensor,
         num_classes: int,
         references: int = 3,
-        margin: float = 0.02,
+        margin: float = 0.06,
         steps: int = 25,
         points: int = 24,
     ) -> None:

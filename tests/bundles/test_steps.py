@@ -143,6 +143,8 @@ def expected_passes(stage, parser):
     translating = BATCH * len(terms & {"translated_segmentation", "agreement", "cycle_agreement"})
     interval = parser["translation_interval"]
     passes = {"target_segmentation": (interval, interval * every + translating)}
+    if not translating:
+        return passes
     passes |= dict.fromkeys(("source_to_target", "target_to_source"), (2, 3 * BATCH))  # x and identity, cycle
     passes["source_segmentation"] = (2, 2 * BATCH)  # with gradients for the generators, and as a teacher
     # translated images for the generator, then real and translated ones at once

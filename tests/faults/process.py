@@ -124,7 +124,7 @@ class Command:
             time.sleep(0.005)
 
     def _print_all(self) -> None:
-        """Wait until all that was printed is in the log; processes that outlive the command may hold it open."""
+        """Wait until all is in the log; what outlives the command may hold it open."""
         assert self.printer.stdin is not None
         self.printer.stdin.close()
         with suppress(subprocess.TimeoutExpired):

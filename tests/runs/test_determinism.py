@@ -41,19 +41,16 @@ def as_on_a_gpu(asked_for, monkeypatch):
 def test_the_number_of_data_workers_changes_no_bit_of_any_stage(tmp_path):
     data = str(write_blob_cohort(tmp_path / "data", spatial_size=(24, 20)))
     config = ROOT / "configs" / "train.json"
-    for workers in range(3):
+    for workers in (0, 2):
         run = tmp_path / str(workers)
         given = CHAIN | {"worsened_pairs": 0, "pose_recognition#examples": 8, "num_workers": workers}
         execute(config, datalist=data, run_dir=str(run), **given)
     for stage in STAGES:
-        for workers in (1, 2):
-            states = [
-                torch.load(tmp_path / str(number) / stage / "checkpoints" / "last.pt", weights_only=True)
-                for number in (0, workers)
-            ]
-            assert not list(differences(*states, f"{stage} with {workers} workers"))
-            manifests = [read(tmp_path / str(number) / stage / "manifest.json") for number in (0, workers)]
-            assert manifests[0]["fingerprint"] == manifests[1]["fingerprint"]
+        folders = [tmp_path / number / stage for number in "02"]
+        states = [torch.load(each / "checkpoints" / "last.pt", weights_only=True) for each in folders]
+        assert not list(differences(*states, stage))
+        first, second = (read(each / "manifest.json") for each in folders)
+        assert first["fingerprint"] == second["fingerprint"]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

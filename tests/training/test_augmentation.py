@@ -369,7 +369,9 @@ def test_a_random_convolution_is_the_network_it_says(monkeypatch):
         return drawn[-1]
 
     monkeypatch.setattr(augmentation, "_normal", normal)
-    monkeypatch.setattr(augmentation, "_uniform", lambda size, low, high, like, *shape: torch.ones(size, *shape))
+    monkeypatch.setattr(
+        augmentation, "_uniform", lambda size, low, high, like, *shape: torch.ones(size, *shape)
+    )
     image = torch.rand(3, 1, 9, 7)
     result = RandomConvolution(probability=2.0, layers=3)({"image": image})["image"]
     for number, one in enumerate(image):
