@@ -51,9 +51,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "paper's weights": TRANSLATION
     | ALONE
     | dict.fromkeys(("weights#translated_segmentation", "weights#agreement", "weights#cycle_agreement"), 5.0),
-    "class curves": {"style_mixing#transforms": [CLASS_CURVES, *STYLES]},
-    "class curves, random convolution": {"style_mixing#transforms": [CLASS_CURVES, CONVOLUTION, *STYLES]},
-    "random convolution": {"style_mixing#transforms": [CONVOLUTION, *STYLES]},
+    "no random convolution": {"style_mixing#transforms": STYLES},
+    "class curves": {"style_mixing#transforms": [CLASS_CURVES, CONVOLUTION, *STYLES]},
+    "class curves, no random convolution": {"style_mixing#transforms": [CLASS_CURVES, *STYLES]},
+    "fewer random convolutions": {"style_mixing#transforms": [CONVOLUTION | {"probability": 0.25}, *STYLES]},
     "blended convolutions": {"style_mixing#transforms": [CONVOLUTION | {"control_points": 4}, *STYLES]},
     "masked": {"self_training_augmentation#transforms": [{"_target_": "scripts.training.RandomMask"}]},
     "label prior": {

@@ -169,8 +169,8 @@ class RandomCurve:
     is, 1 is any function of intensity, inversions included. It teaches a network to look at shape instead of
     at absolute intensities (Zhou et al., Models Genesis, 2019; Ouyang et al., Causality-inspired
     augmentation, 2022). With ``label_key`` each class of a sample has a curve of its own, so that the order
-    of the classes' intensities changes, too (Su et al., "Rethinking Data Augmentation for Single-source Domain
-    Generalization in Medical Image Segmentation", AAAI 2023).
+    of the classes' intensities changes, too (Su et al., "Rethinking Data Augmentation for Single-source
+    Domain Generalization in Medical Image Segmentation", AAAI 2023).
 
     Args:
         key: the image.
