@@ -24,7 +24,7 @@ def hidden(label):
 
 @pytest.mark.parametrize("shape", [(48, 26), (48, 26, 7)])
 def test_a_neighbour_that_no_reference_has_is_no_more_of_a_class(shape):
-    prior = LabelPrior(torch.cat([column(shape, low) for low in (4, 6, 9)]), 4)
+    prior = LabelPrior(torch.cat([column(shape, low) for low in (4, 6, 9)]), 4, margin=0.02)
     right, wrong = column(shape, 7), column(shape, 7, extra=1)
     probabilities = torch.cat([hidden(right), hidden(wrong)])
     before = probabilities.clone()
