@@ -19,7 +19,7 @@ from typing import Any
 import fire
 import torch
 from chain import train
-from common import STAGES, TRANSLATION, Row, report, spread, stage_workflow
+from common import STAGES, TRANSLATION, TRANSLATION_ALONE, Row, report, spread, stage_workflow
 from ignite.engine import Events
 from monai.data import CacheDataset
 from monai.metrics import DiceMetric
@@ -41,15 +41,13 @@ CLASS_CURVES = {
     "num_classes": "@num_classes",
 }
 CONVOLUTION = {"_target_": "scripts.training.RandomConvolution", "probability": 0.5}
-ALONE = {"weights#mixed_segmentation": 0.0, "weights#self_training": 0.0}
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no style mixing": {"weights#mixed_segmentation": 0.0},
     "no self-training": {"weights#self_training": 0.0},
     "translation": TRANSLATION,
-    "translation alone": TRANSLATION | ALONE,
-    "paper's weights": TRANSLATION
-    | ALONE
+    "translation alone": TRANSLATION_ALONE,
+    "paper's weights": TRANSLATION_ALONE
     | dict.fromkeys(("weights#translated_segmentation", "weights#agreement", "weights#cycle_agreement"), 5.0),
     "no random convolution": {"style_mixing#transforms": STYLES},
     "class curves": {"style_mixing#transforms": [CLASS_CURVES, CONVOLUTION, *STYLES]},

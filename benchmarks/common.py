@@ -28,6 +28,7 @@ from crosswarp.runs.stage import package_versions  # noqa: E402
 Row = dict[str, Any]
 _TRANSLATION = json.loads((ROOT / "bundles/domain_adaptation/configs/translation.json").read_text())
 TRANSLATION = {f"weights#{term}": weight for term, weight in _TRANSLATION["weights"].items()}
+TRANSLATION_ALONE = TRANSLATION | {"weights#mixed_segmentation": 0.0, "weights#self_training": 0.0}
 
 
 def default_device() -> str:

@@ -23,7 +23,7 @@ import fire
 import nibabel as nib
 import numpy as np
 import torch
-from common import STAGES, TRANSLATION, Row, names, report, stage_workflow
+from common import STAGES, TRANSLATION_ALONE, Row, names, report, stage_workflow
 from monai.bundle import ConfigWorkflow
 
 from crosswarp.commands.cohort import cohort
@@ -53,7 +53,10 @@ def wide(*ids: str) -> dict[str, Any]:
 _FIRST, _SECOND, _THIRD, _LAST = STAGES
 _BOTH = wide("source_augmentation#transforms#0", "target_augmentation#transforms#0")
 _ONLY_SELF = {
-    **{"weights#mixed_segmentation": 0.0, "self_training_start": 0, "reliable_share": 1.0, "max_epochs": 8},
+    "weights#mixed_segmentation": 0.0,
+    "self_training_start": 0,
+    "reliable_share": 1.0,
+    "max_epochs": 8,
 }
 CASES = {
     "untrained 1": Case(_FIRST, {"learning_rate": 1e-9, "max_epochs": 2}),
@@ -67,8 +70,7 @@ CASES = {
     "rate 1000 in 3": Case(_THIRD, {"segmentation_learning_rate": 1000.0, "max_epochs": 8}),
     "translation alone in 3": Case(
         _THIRD,
-        {**TRANSLATION, "weights#mixed_segmentation": 0.0, "weights#self_training": 0.0}
-        | {"max_epochs": 14, "translation_interval": 2},
+        TRANSLATION_ALONE | {"max_epochs": 14, "translation_interval": 2},
     ),
     "upside down 3": Case(_THIRD, {"max_epochs": 14}, "upside"),
     "rate 1 in 4": Case(_LAST, {"learning_rate": 1.0, "max_epochs": 5}),

@@ -42,6 +42,12 @@ def _per_sample(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(*values.shape, *[1] * (like.dim() - values.dim()))
 
 
+def _smooth(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """Values ``[B, C, *nodes]`` at control points, spread over the image and linear between them."""
+    mode = "bilinear" if len(shape) == 2 else "trilinear"
+    return functional.interpolate(values, size=tuple(shape), mode=mode, align_corners=True)
+
+
 class RandomSpatial:
     """Random rotation, scaling, shift and smooth deformation, the same for all keys of a sample.
 
@@ -275,9 +281,7 @@ class RandomConvolution:
         result = self._network(standard)
         if self.control_points:
             control = _uniform(size, 0, 1, image, 1, *[self.control_points] * dims)
-            mode = "bilinear" if dims == 2 else "trilinear"
-            mask = functional.interpolate(control, size=image.shape[2:], mode=mode, align_corners=True)
-            result = torch.lerp(result, self._network(standard), mask)
+            result = torch.lerp(result, self._network(standard), _smooth(control, image.shape[2:]))
         low, high = (_per_sample(each, image) for each in result.flatten(2).aminmax(dim=2))
         result = (result - low) / (high - low).clamp(min=1e-6)
         applied = _per_sample((_uniform(size, 0, 1, image) < self.probability).float(), image)
@@ -345,9 +349,7 @@ class RandomField:
         dims = image.dim() - 2
         applied = _per_sample((_uniform(size, 0, 1, image) < self.probability).float(), image)
         control = _uniform(size, -1, 1, image, 2 * channels, *[self.control_points] * dims)
-        mode = "bilinear" if dims == 2 else "trilinear"
-        field = functional.interpolate(control, size=image.shape[2:], mode=mode, align_corners=True) * applied
-        gain, offset = field.chunk(2, dim=1)
+        gain, offset = (_smooth(control, image.shape[2:]) * applied).chunk(2, dim=1)
         return batch | {self.key: (image * (1 + self.gain * gain) + self.offset * offset).clamp(0, 1)}
 
 
@@ -453,13 +455,12 @@ class RandomOverlay:
     def __call__(self, batch: Batch) -> Batch:
         """Return the batch with the key overlaid."""
         image, style = batch[self.key], batch[self.style_key]
-        size, dims = image.shape[0], image.dim() - 2
+        size = image.shape[0]
         if style.shape[1] != image.shape[1]:
             style = style.mean(1, keepdim=True).expand_as(image)
         nodes = random.randint(*self.coarseness)
         coarse = functional.interpolate(style, [min(nodes, n) for n in image.shape[2:]], mode="area")
-        mode = "bilinear" if dims == 2 else "trilinear"
-        blurred = functional.interpolate(coarse, image.shape[2:], mode=mode, align_corners=True)
+        blurred = _smooth(coarse, image.shape[2:])
         applied = (_uniform(size, 0, 1, image) < self.probability).float()
         weight = _per_sample(_uniform(size, 0, self.strength, image) * applied, image)
         gain = _per_sample(1 - 0.8 * _uniform(size, 0, 1, image) * applied, image)

@@ -46,8 +46,8 @@ SEGMENTATION = SHORT | {
     "network_def.strides": [2],
     "network_def.num_res_units": 1,
 }
-PRESET = ROOT / "bundles" / "domain_adaptation" / "configs" / "translation.json"
-WEIGHTS = json.loads(PRESET.read_text())["weights"] | {"identity": 5.0}
+OVERLAY = ROOT / "bundles" / "domain_adaptation" / "configs" / "translation.json"
+WEIGHTS = json.loads(OVERLAY.read_text())["weights"] | {"identity": 5.0}
 TRANSLATION = {f"weights.{term}": weight for term, weight in WEIGHTS.items()} | {
     f"{part}.{key}": value
     for part, values in {
