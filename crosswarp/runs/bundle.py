@@ -180,3 +180,9 @@ def start_from(network: nn.Module, trained: nn.Module) -> nn.Module:
     }
     network.load_state_dict(weights, strict=False)
     return network
+
+
+def is_like(network: nn.Module, other: nn.Module) -> bool:
+    """Whether the weights of one network are of the same names and shapes as those of another."""
+    shapes, others = ({k: v.shape for k, v in each.state_dict().items()} for each in (network, other))
+    return shapes == others

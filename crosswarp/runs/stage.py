@@ -28,7 +28,8 @@ from ..kept import check, fault, is_kept, keeping, known_json, read_json, restor
 from ..lock import Writer, one_writer
 from ..terminal import show_messages, write_log
 from ..training import LAST_EPOCH, Checkpoints, choose_threads
-from .bundle import DATA_IDS, INFERENCE, WEIGHTS, load_network, run_values, write_json
+from ..training.handlers import save_atomically
+from .bundle import DATA_IDS, INFERENCE, WEIGHTS, is_like, load_network, run_values, write_json
 from .config import check_overrides, in_one_process, running_parser
 from .origin import check_origin
 from .published import copy_bundle_files, write_inference_config
@@ -40,6 +41,7 @@ LOG = Path("train.log")  # in a run's folder: what was said while it was trained
 MANIFEST = "manifest.json"
 CONFIG = Path("configs") / "train.json"  # as run
 HISTORY = Path("checkpoints") / "history.json"
+TRAINED = Path("checkpoints") / "best.pt"  # what was trained, also where something else is published
 CHECK = Path("check.json")  # in a stage's folder: what its check measured, and the check's own config
 
 # where a run stands and on what it runs does not change what it computes
@@ -305,10 +307,7 @@ class Stage:
         if not processes.is_first():
             return
         chosen = checkpoints.chosen
-        content = check(chosen.pop("weights")).read_bytes()
-        with keeping(self.folder / WEIGHTS, size=len(content)) as partial:
-            partial.write_bytes(content)
-        weights = file_digest(self.folder / WEIGHTS)
+        weights = self._publish(chosen.pop("weights"))
         seconds = round(self._seconds + time.monotonic() - self._started, 1)
         self._write_manifest(state="done", weights=weights, seconds=seconds, **chosen)
         by = "loss" if chosen["criterion"] == LAST_EPOCH else chosen["criterion"]
@@ -320,10 +319,13 @@ class Stage:
         device: torch.device | str = "cpu",
         parser: ConfigParser | None = None,
     ) -> None:
-        """Compare the published network with what the stage started from, and warn of what got worse.
+        """Compare the trained network with what the stage started from, and warn of what got worse.
 
-        The warnings stand in the manifest, what was measured in ``check.json``. Nothing else changes: the
-        stage is done. Of several processes the first does it.
+        The warnings stand in the manifest, what was measured in ``check.json``. Nothing else changes, and the
+        stage is done, unless the check measures that the network is ``worse_than_start`` and has a
+        ``fallback`` of the same architecture: then that is published, and the manifest says ``fell_back``.
+        What was trained stays in ``checkpoints/``; it is judged again where the check changes, and published
+        where that lets it pass. Of several processes the first does it.
 
         Args:
             check: called with the network, returns what it measured and warnings, as those of
@@ -334,14 +336,30 @@ class Stage:
         if not processes.is_first():
             return
         parser = parser or running_parser()
+        manifest = dict(self.manifest or {})
+        if manifest.pop("fell_back", False):
+            manifest["weights"] = self._publish(self.folder / TRAINED)
         with processes.alone():
-            measured, warnings = check(load_network(self.folder, device)) if check else ({}, [])
+            network = load_network(self.folder, device)
+            measured, warnings = check(network) if check else ({}, [])
+        fallback: nn.Module | None = getattr(check, "fallback", None)
+        if measured.get("worse_than_start") and fallback is not None and is_like(fallback, network):
+            save_atomically(fallback.state_dict(), self.folder / WEIGHTS)
+            manifest |= {"weights": file_digest(self.folder / WEIGHTS), "fell_back": True}
+            warnings = [*warnings, f"what it started from is published; what was trained is in {TRAINED}"]
         write_json(self.folder / CHECK, {"by": parser.get("result_check"), "measured": measured})
-        write_json(self.folder / MANIFEST, (self.manifest or {}) | {"warnings": warnings}, twin=True)
+        write_json(self.folder / MANIFEST, manifest | {"warnings": warnings}, twin=True)
         for warning in warnings:
             logger.warning(f"{self.name}: {warning}.")
         if self._writer is not None:
             self._writer.release()
+
+    def _publish(self, trained: Path) -> str:
+        """Make of trained weights those of the bundle; returns their digest."""
+        content = check(trained).read_bytes()
+        with keeping(self.folder / WEIGHTS, size=len(content)) as partial:
+            partial.write_bytes(content)
+        return file_digest(self.folder / WEIGHTS)
 
     def judged(self, parser: ConfigParser) -> bool:
         """Whether the stage was judged, by the very check of a config."""

@@ -60,7 +60,9 @@ class AdaptationCheck:
             factor by which thickness, or the root of the volume, may differ from theirs; of ``edges``, a
             share of how far their mean edge rank is above chance; of ``shape_fit``, a share of what they
             reach among each other; of ``stray`` and ``self_agreement``, the value itself; of
-            ``lost_shape_fit``, what the mean may lose against the start.
+            ``lost_shape_fit``, what a class may lose against the start; where one loses more, the findings
+            say ``worse_than_start``.
+        falls_back: whether the start is published then (``fallback``), or the adapted network all the same.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class AdaptationCheck:
         batch_size: int = 8,
         max_images: int = 40,
         limits: Mapping[str, float] = ADAPTATION_LIMITS,
+        falls_back: bool = True,
     ) -> None:
+        self.fallback = start if falls_back else None
         self.start, self.target, self.manual, self.inferer = start, target, manual, inferer
         self.class_names, self.batch_size, self.max_images = list(class_names), batch_size, max_images
         self.limits = {**ADAPTATION_LIMITS, **limits}
@@ -112,7 +116,8 @@ class AdaptationCheck:
             group: {key: by_class(values, self.class_names) for key, values in quantities.items()}
             for group, quantities in measured.items()
         }
-        return record | {"images": len(chosen), "in_mm": in_mm}, self.warnings(measured, in_mm)
+        record |= {"images": len(chosen), "in_mm": in_mm, "worse_than_start": bool(self.lost(measured))}
+        return record, self.warnings(measured, in_mm)
 
     def segment(self, network: nn.Module, images: Tensor) -> Tensor:
         """The labels that a network gives to images, ``[N, 1, *spatial]``, on the CPU."""
@@ -177,7 +182,7 @@ class AdaptationCheck:
             self._off_edges(found, by_hand),
             self._in_pieces(found, by_hand),
             self._in_doubt(found, by_hand),
-            self._worse(found, by_hand, measured.get("start")),
+            self._worse(measured),
         ]
         return [each for each in sentences if each]
 
@@ -253,22 +258,23 @@ class AdaptationCheck:
             f"expected at least {least:g}. Train longer, or with a lower segmentation_learning_rate"
         )
 
-    def _worse(
-        self,
-        found: Mapping[str, Tensor],
-        by_hand: Mapping[str, Tensor],
-        start: Mapping[str, Tensor] | None,
-    ) -> str | None:
-        if start is None:
-            return None
-        shown = by_hand["present"] > 0
-        after, before = (each["shape_fit"].nan_to_num()[shown].mean() for each in (found, start))
-        return (
-            None
-            if after >= before - self.limits["lost_shape_fit"]
-            else "the adapted network labels target images less plausibly than the source network that it "
-            f"started from: mean shape fit {after:.2f}, before {before:.2f}. Look at the training curves, "
-            "and at the weights of the losses"
+    def lost(self, measured: Mapping[str, Mapping[str, Tensor]]) -> str:
+        """Classes whose labels are less plausible than the start's, with the fit of their shapes."""
+        if "start" not in measured:
+            return ""
+        after, before = (measured[group]["shape_fit"].nan_to_num() for group in ("target", "start"))
+        return self._classes(
+            after < before - self.limits["lost_shape_fit"],
+            measured["by_hand"],
+            lambda number: f"{after[number]:.2f} (before {before[number]:.2f})",
+        )
+
+    def _worse(self, measured: Mapping[str, Mapping[str, Tensor]]) -> str | None:
+        classes = self.lost(measured)
+        return classes and (
+            "the adapted network labels target images less plausibly than the source network that it "
+            f"started from; fit of shapes: {classes}. Look at the training curves, and at the weights of "
+            "the losses"
         )
 
 

@@ -1,7 +1,8 @@
 """Whether a trained stage is better than what it started from, judged without any label of the target.
 
 A check is called with the stage's published network and returns what it measured, and a warning for each
-limit that is passed. It decides nothing: the stage is done all the same, but says what is wrong with it.
+limit that is passed. The stage is done all the same, but says what is wrong with it; where the check finds
+stage 3 worse than its start, the start is what it publishes (``runs.Stage.judge``).
 """
 
 from __future__ import annotations

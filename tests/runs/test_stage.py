@@ -15,6 +15,7 @@ from crosswarp.errors import plain_input_errors
 from crosswarp.runs import Stage
 from crosswarp.runs.bundle import write_json
 from crosswarp.runs.stage import training_warnings
+from crosswarp.training.handlers import save_atomically
 from tests.cohorts import write_blob_cohort
 
 CONFIG = {
@@ -236,13 +237,18 @@ def judge(warnings=(), **limits):
 
 
 class Check:
-    """Finds what it is told to."""
+    """Finds what it is told to, and that a network with weights above a limit is worse than its start."""
 
-    def __init__(self, warnings, limit=0.5):
+    def __init__(self, warnings, limit=0.0, start_size=None):
         self.warnings, self.limit = warnings, limit
+        if start_size is not None:
+            self.fallback = nn.Linear(4, start_size)
+            nn.init.zeros_(self.fallback.weight)
 
     def __call__(self, network):
-        return {"weight": network.weight.shape[0], "limit": self.limit}, self.warnings
+        worse = bool(network.weight.abs().max() > self.limit)
+        found = {"weight": network.weight.shape[0], "limit": self.limit, "worse_than_start": worse}
+        return found, self.warnings
 
 
 def test_a_check_judges_the_published_network(bundle, caplog):
@@ -251,7 +257,8 @@ def test_a_check_judges_the_published_network(bundle, caplog):
     assert manifest["state"] == "done" and manifest["warnings"] == warnings
     assert f"segment: {warnings[0]}." in caplog.messages
     check = json.loads((bundle.folder / "check.json").read_text())
-    assert check["measured"] == {"weight": 2, "limit": 0.5} and check["by"]["warnings"] == warnings
+    assert check["measured"] == {"weight": 2, "limit": 0.0, "worse_than_start": True}
+    assert check["by"]["warnings"] == warnings
     assert training_warnings(bundle.run_dir, ["segment", "absent"]) == [f"segment: {warnings[0]}"]
 
 
@@ -270,3 +277,31 @@ def test_another_limit_makes_nothing_stale_but_the_verdict(bundle):
         parser = bundle.workflow(**judge(limit=limit)).parser
         parser.parse()
         assert parser.get_parsed_content("stage").judged(parser) is judged
+
+
+@pytest.mark.parametrize(("start_size", "falls_back"), [(2, True), (3, False), (None, False)])
+def test_what_is_worse_than_its_start_is_not_published(bundle, caplog, start_size, falls_back):
+    def published():
+        assert bundle.state(**worse) == "done"
+        return torch.load(bundle.folder / "models" / "model.pt", weights_only=True)["weight"]
+
+    def judge_again(**limits):
+        parser = bundle.workflow(**judge(start_size=start_size, **limits)).parser
+        parser.parse()
+        parsed = parser.get_parsed_content
+        parsed("stage").judge(parsed("result_check"), "cpu", parser)
+
+    worse = judge(limit=0.0, start_size=start_size)
+    bundle.weights = bundle.folder / "checkpoints" / "best.pt"
+    workflow = bundle.begin(**worse)
+    trained = nn.Linear(4, 2)
+    save_atomically(trained.state_dict(), bundle.weights)
+    workflow.finalize()
+    for _ in range(2):  # the second time it is judged by the same check
+        assert bundle.manifest.get("fell_back", False) is falls_back
+        assert any("what it started from is published" in each for each in caplog.messages) is falls_back
+        assert published().equal(torch.zeros(2, 4) if falls_back else trained.weight)
+        judge_again(limit=0.0)
+    judge_again(limit=9.0)
+    assert published().equal(trained.weight), "with this limit it passes"
+    assert not bundle.manifest["warnings"] and "fell_back" not in bundle.manifest

@@ -214,14 +214,19 @@ def test_each_kind_of_broken_labels_is_named(size, answer, names):
     assert [name for name in names if name not in text] == []
 
 
-def test_a_network_that_got_less_plausible_than_its_start_is_named():
+def test_a_class_that_got_less_plausible_than_at_the_start_is_named():
     size, lost = SIZES[0], {"shape_fit": 0.0, "size_mm": 100.0}
     start, end = Answers(lambda x: logits(seen(x))), Answers(lambda x: logits(grown(x, 3)))
-    measured, warnings = adaptation_check(size, start, limits=lost)(end)
+    check = adaptation_check(size, start, limits=lost)
+    measured, warnings = check(end)
     (warning,) = (each for each in warnings if "it started from" in each)
-    means = [sum(measured[key]["shape_fit"].values()) / 2 for key in ("target", "start")]
-    assert f"mean shape fit {means[0]:.2f}, before {means[1]:.2f}" in warning
-    assert not any("it started from" in each for each in adaptation_check(size, end, limits=lost)(start)[1])
+    fits = [measured[key]["shape_fit"]["large"] for key in ("target", "start")]
+    assert f"large {fits[0]:.2f} (before {fits[1]:.2f})" in warning and "small" not in warning
+    assert measured["worse_than_start"] and check.fallback is start
+    better, warnings = adaptation_check(size, end, limits=lost)(start)
+    assert not better["worse_than_start"] and not any("it started from" in each for each in warnings)
+    assert adaptation_check(size, start, falls_back=False).fallback is None
+    assert adaptation_check(size)(end)[0]["worse_than_start"] is False, "nothing to compare it with"
 
 
 def test_another_spacing_counts_only_where_it_is_stated():
