@@ -325,7 +325,7 @@ class Chain:
 
     def learn_pose(
         self, config: dict[str, Any], bundles: Mapping[str, Path], data: Datalist, digest: str, device: str
-    ) -> tuple[PoseNetwork, dict[str, float | None]] | None:
+    ) -> tuple[PoseNetwork, dict[str, float]] | None:
         """What :func:`~.pose.run_pose` returns, of the network that a config defines; None if not wanted."""
         if self.pose_recognition is None or self.pose_recognition.examples == 0:
             return None

@@ -23,6 +23,7 @@ from .training_images import read_images, without
 logger = logging.getLogger(__name__)
 
 POSE, RECORD = Path("pose.pt"), Path("pose.json")  # in a run's folder: the weights, and what they are of
+ENOUGH = 2.0  # odds, their logarithm, at which an image lies right whatever those of other images
 MOST_IMAGES = 128  # of either modality, of which is learnt
 SECTIONS = ("train_labelled", "train_unlabelled")
 
@@ -35,7 +36,7 @@ def run_pose(
     network: PoseNetwork,
     learner: PoseLearner,
     device: torch.device | str = "cpu",
-) -> tuple[PoseNetwork, dict[str, float | None]]:
+) -> tuple[PoseNetwork, dict[str, float]]:
     """The trained pose network of a run, trained anew where its networks, data or settings are others.
 
     Args:
@@ -48,8 +49,8 @@ def run_pose(
         device: where.
 
     Returns:
-        the network, and for each modality the least odds, their logarithm, that one of its validation images
-        has, even ones at most; it learns nothing of these. None without any.
+        the network, and for each modality the least odds, their logarithm, that one of its training or
+        validation images has as it is, ``ENOUGH`` at most.
     """
     parts = [bundles[f"{key}_segmentation"] for key in ("source", "target")]
     files = [file_digest(folder / file) for folder in parts for file in (WEIGHTS, INFERENCE)]
@@ -64,13 +65,11 @@ def run_pose(
         }
         trained = learner.learn(network.to(device), modalities)
         save_atomically(trained.state_dict(), weights)
-        validation = {key: getattr(data, key).records("val") for key in ("source", "target")}
-        least = {
-            key: _least_odds(trained, _modality(folder, validation[key], data, device))
-            if validation[key]
-            else None
-            for key, folder in zip(("source", "target"), parts, strict=True)
-        }
+        least = {key: _least_odds(trained, each) for key, each in modalities.items()}
+        for key, folder in zip(modalities, parts, strict=True):
+            if records := getattr(data, key).records("val"):
+                odds = _least_odds(trained, _modality(folder, records, data, device))
+                least[key] = min(least[key], odds)
         known = {"of": of, "least_odds": least}
         write_json(run_dir / RECORD, known)
     load_weights(network, weights, run_dir / INFERENCE)
@@ -83,7 +82,7 @@ def _least_odds(network: PoseNetwork, modality: Modality) -> float:
     odds = [
         network(image.to(device), modality.segment(image).to(device)) for image in modality.image.split(1)
     ]
-    return round(min(float(torch.cat(odds).min()), 0.0), 3)
+    return round(min(float(torch.cat(odds).min()), ENOUGH), 3)
 
 
 def _modality(

@@ -1,0 +1,71 @@
+"""What a run says of how an image has to lie, with a network that takes an image's mean for the odds."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from crosswarp.runs import pose
+from crosswarp.training.pose import Modality
+
+
+class Mean(nn.Linear):
+    """Its odds are an image's mean."""
+
+    def forward(self, image, probabilities):
+        return image.flatten(1).mean(1)
+
+
+class Learner:
+    """Learns nothing, and counts how often it is asked to."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def settings(self):
+        return "none"
+
+    def learn(self, network, modalities):
+        self.asked += 1
+        return network
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Odds of the images of each section, and what the run makes of them."""
+    bundles = {f"{key}_segmentation": tmp_path / key for key in ("source", "target")}
+    for folder in bundles.values():
+        for file in (pose.WEIGHTS, pose.INFERENCE):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).touch()
+
+    def modality(folder, odds, *_):
+        return Modality(torch.tensor(odds).reshape(-1, 1, 1, 1), lambda image: image, torch.ones(2))
+
+    monkeypatch.setattr(pose, "_modality", modality)
+    learner = Learner()
+
+    def least(source, target):
+        def records(sections):
+            return SimpleNamespace(records=lambda *names: sum((sections.get(name, []) for name in names), []))
+
+        data = SimpleNamespace(source=records(source), target=records(target))
+        return pose.run_pose(tmp_path, bundles, data, "digest", Mean(1, 1), learner)[1]
+
+    return SimpleNamespace(least=least, learner=learner, folder=tmp_path)
+
+
+def test_an_image_lies_right_at_the_odds_of_any_that_does(run):
+    source = {"train_labelled": [1.5], "train_unlabelled": [0.9, 1.2], "val": [1.0], "test": [-9.0]}
+    target = {"train_unlabelled": [3.0, 4.0], "val": [-0.5]}
+    expected = {"source": pytest.approx(0.9), "target": pytest.approx(-0.5)}
+    assert run.least(source, target) == expected
+    assert run.least({}, {}) == expected and run.learner.asked == 1, "it is known"
+
+
+def test_odds_that_are_high_enough_are_so_whatever_the_others(run):
+    high = {"train_labelled": [6.0], "train_unlabelled": [5.0]}
+    assert run.least(high, {"train_unlabelled": [1.0]}) == {"source": pose.ENOUGH, "target": 1.0}
