@@ -11,6 +11,7 @@ trains on.
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import statistics
@@ -44,13 +45,16 @@ LIKE_PAPER = ("plain", "paper")
 BLOCKS = 5  # the speed is the median of so many blocks of steps, waiting for a GPU after each
 
 
-def prepare(folder: Path, size: int, presets: Sequence[str], device: str) -> dict[str, Path]:
+def prepare(
+    folder: Path, size: int, presets: Sequence[str], device: str, datalist: str | None = None
+) -> dict[str, Path]:
     """For each preset a run whose stages were trained for two steps of two images: networks to measure."""
-    data = cohort(
+    data = Path(datalist) if datalist else cohort(
         folder / "data", size, train_labelled=4, train_unlabelled=12, val=2, test=1, target_train=12,
         target_val=2, target_test=1,
     )  # fmt: skip
     short: dict[str, Any] = {"device": device, "source_segmentation#max_augmented_pairs": 24}
+    short |= {"worsened_pairs": 0, "pose_recognition#examples": 0}
     for stage in STAGES:
         short |= {f"{stage}#max_epochs": 1, f"{stage}#steps_per_epoch": 2, f"{stage}#batch_size": 2}
     runs = {preset: folder / ("paper" if preset == "plain" else preset) for preset in presets}
@@ -143,7 +147,7 @@ def measure(
     with tempfile.TemporaryDirectory() as temporary:
         for name in STAGES[: STAGES.index(stage)]:
             (Path(temporary) / name).symlink_to(run / name)
-        datalist = run.parent / "data" / "datalist.json"
+        datalist = json.loads((run / "run.json").read_text())["datalist"]
         parser = stage_workflow(
             stage, Path(temporary), datalist, "paper" if plain else preset, **overrides
         ).parser
@@ -205,6 +209,7 @@ def plain_step(stage: str, parser: Any) -> Any:
 
 def main(
     size: int = 64,
+    datalist: str | None = None,
     batch_size: int = 12,
     steps: int = 10,
     warmup: int = 3,
@@ -219,6 +224,7 @@ def main(
 
     Args:
         size: of the synthetic knees.
+        datalist: other data than these, 2D or 3D.
         batch_size: pairs or images in a step, the same for all.
         steps: about how many are timed, in whole intervals between translations.
         warmup: steps before these.
@@ -235,7 +241,7 @@ def main(
         torch.set_num_threads(threads)
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
-        runs = prepare(Path(temporary), size, names(presets), device)
+        runs = prepare(Path(temporary), size, names(presets), device, datalist)
         for stage in names(stages):
             # the paper's stage 1 trains three steps of the network first, then a fourth
             for active in (3, 4) if stage == "registration_augmentation" else (None,):

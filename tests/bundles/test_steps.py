@@ -165,7 +165,7 @@ def runs(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize(("preset", "dims"), [("demo", 2), ("demo", 3), ("paper", 2)])
+@pytest.mark.parametrize(("preset", "dims"), [("demo", 2), ("demo3d", 3), ("paper", 2)])
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_step_runs_each_network_as_often_as_needed_and_waits_for_nothing(
     runs, stage, preset, dims, monkeypatch

@@ -82,7 +82,7 @@ def test_the_faults_of_all_stages_are_named_at_once():
     ]
 
 
-@pytest.mark.parametrize("preset", [None, "demo", "paper"])
+@pytest.mark.parametrize("preset", [None, "demo", "demo3d", "paper"])
 def test_the_configs_as_they_are_have_none(preset):
     for stage in STAGES:
         parser = ConfigParser()
