@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import SimpleITK as sitk
@@ -18,7 +22,7 @@ from ..data.frames import FRAMES, only_in
 from ..files import replacing
 from ..networks.prediction import Prediction, moving_to_fixed
 from ..spatial import sample
-from ..spatial.frame import Box, on_images, see
+from ..spatial.frame import Box, on_images, see, slabs
 from ..spatial.grid import Grid
 from ..spatial.hdf5 import remove_times
 from ..spatial.physical import PhysicalMap
@@ -117,17 +121,23 @@ class WarpMovingd(MapTransform):
         result = dict(data)
         reference = result[self.reference]
         moving_frame, fixed_frame = frames_of(result, self.frames, (self.keys[0], self.reference))
-        between_frames, fixed = moving_to_fixed(result[self.map_key]), Grid.of(reference)
-        maps: dict[bytes, Tensor] = {}  # images on one grid, as an image and its label, are read by one map
-        for key, mode in self.key_iterator(result, self.modes):
-            grid = Grid.of(result[key])
-            place = grid.affine.tobytes() + bytes(str(grid.shape), "ascii")
-            if place not in maps:
-                maps[place] = on_images(between_frames, fixed_frame, fixed, moving_frame, grid)
-            phi = maps[place]
-            moving = result[key].as_subclass(Tensor).to(phi.device)
+        between_frames, pieces = (
+            moving_to_fixed(result[self.map_key]),
+            defaultdict[Hashable, list[Tensor]](list),
+        )
+        for fixed in slabs(Grid.of(reference)):
+            maps: dict[bytes, Tensor] = {}  # images on one grid, as an image and its label: read by one map
+            for key, mode in self.key_iterator(result, self.modes):
+                grid = Grid.of(result[key])
+                place = grid.affine.tobytes() + bytes(str(grid.shape), "ascii")
+                if place not in maps:
+                    maps[place] = on_images(between_frames, fixed_frame, fixed, moving_frame, grid)
+                phi = maps[place]
+                moving = result[key].as_subclass(Tensor).to(phi.device)
+                pieces[key].append(sample(moving[None], phi, mode)[0])
+        for key, warped in pieces.items():
             name = f"{pair_name(result[key], reference)}.nii.gz"
-            result[f"warped_{key}"] = on_grid_of(sample(moving[None], phi, mode)[0], reference, name)
+            result[f"warped_{key}"] = on_grid_of(torch.cat(warped, 1), reference, name)
         return result
 
 
@@ -194,8 +204,18 @@ class SaveTransformsd(MapTransform):
             field = displacement_image(forward, Grid.of_file(fixed))
             target = self.output_dir / f"{stem}_displacement{self.displacement_suffix}"
             with replacing(target, self.displacement_suffix) as path:
-                sitk.WriteImage(field, str(path))
+                write = _write_packed if self.displacement_suffix == ".nii.gz" else sitk.WriteImage
+                write(field, str(path))
         return result
+
+
+def _write_packed(image: sitk.Image, path: str) -> None:
+    """Write a NIfTI file, compressed as nibabel does it; SimpleITK takes longer, and it saves nothing."""
+    with TemporaryDirectory(dir=Path(path).parent) as folder, open(path, "wb") as file:
+        plain = Path(folder) / "image.nii"
+        sitk.WriteImage(image, str(plain))
+        with plain.open("rb") as content, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
+            shutil.copyfileobj(content, packed, 2**20)
 
 
 class PredictedLabelsd(MapTransform):
@@ -221,7 +241,10 @@ class PredictedLabelsd(MapTransform):
         frames = frames_of(result, self.frames, self.keys)
         for key, name, frame, classes in zip(self.keys, self.frames, frames, found[2:], strict=True):
             if f"{key}_label" not in result:
-                seen = see(classes[0], frame, Grid.of(result[key]))
-                labels = only_in(seen.argmax(0, keepdim=True).to(torch.uint8), shown_box(result, name))
+                parts = [
+                    see(classes[0], frame, slab).max(0, keepdim=True).indices.to(torch.uint8)
+                    for slab in slabs(Grid.of(result[key]))
+                ]
+                labels = only_in(torch.cat(parts, 1), shown_box(result, name))
                 result[f"{key}_label"] = on_grid_of(labels, result[key])
         return result

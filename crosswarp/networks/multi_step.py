@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..spatial import as_float32, identity_like, sample
+from ..spatial.deterministic import is_needed
 from .pooling import halve
 
 
@@ -88,6 +90,16 @@ def _composed(displacements: list[torch.Tensor], image: torch.Tensor) -> torch.T
     """Evaluate the composition of the steps, the finest first, on the grid of ``image``."""
     phi = identity_like(image)
     for step, shift in enumerate(displacements):
-        on_grid = step == 0 and shift.shape[2:] == image.shape[2:]  # then there is nothing to interpolate
-        phi = phi + (shift if on_grid else sample(shift, phi))
+        phi = phi + (_on_grid_of(image, shift) if step == 0 else sample(shift, phi))
     return phi
+
+
+def _on_grid_of(image: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """A displacement at the points of a grid, in a fraction of the time that ``sample`` takes."""
+    if shift.shape[2:] == image.shape[2:]:
+        return shift
+    if not torch.jit.is_scripting():
+        if is_needed(shift):
+            return sample(shift, identity_like(image))
+    mode = "bilinear" if image.ndim == 4 else "trilinear"
+    return F.interpolate(shift, image.shape[2:], mode=mode, align_corners=True)

@@ -30,7 +30,8 @@ def apply_affine(matrix: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
     dims = points.shape[1]
     # no matrix product: autocast would compute that in half precision
     linear, shift = as_float32(matrix)[:, :dims].split([dims, 1], dim=2)
-    moved = (linear[..., None] * as_float32(points).flatten(2)[:, None]).sum(2)
+    along = as_float32(points).flatten(2).split(1, dim=1)
+    moved = sum(column * each for column, each in zip(linear.split(1, dim=2), along, strict=True))
     return (moved + shift).unflatten(2, points.shape[2:])
 
 

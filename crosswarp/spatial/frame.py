@@ -8,11 +8,12 @@ values of its border.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.networks.layers import gaussian_1d
 
 from .alignment import apply_affine
 from .grid import Grid, Matrix
@@ -104,6 +105,21 @@ def part(grid: Grid, box: Box) -> Grid:
     return Grid(tuple(each.stop - each.start for each in box), affine)
 
 
+def slabs(grid: Grid, points: int = 2**21) -> Iterator[Grid]:
+    """Cut a grid along its first axis, so that what is computed at its points needs little memory at a time.
+
+    Args:
+        grid: of an image.
+        points: at most, unless a single slice has more.
+
+    Yields:
+        its parts, in order.
+    """
+    rows, others = max(1, points // math.prod(grid.shape[1:])), [slice(0, size) for size in grid.shape[1:]]
+    for start in range(0, grid.shape[0], rows):
+        yield part(grid, (slice(start, min(start + rows, grid.shape[0])), *others))
+
+
 def change_of_grid(grid: Grid, other: Grid) -> torch.Tensor:
     """Return the affine from fractions of a grid to those of another, ``[1, D + 1, D + 1]``, float64."""
     return torch.from_numpy(np.linalg.solve(other.extent, grid.extent))[None]
@@ -134,10 +150,18 @@ def see(image: torch.Tensor, grid: Grid, frame: Grid, mode: str = "linear") -> t
 def _smoothed(image: torch.Tensor, factors: Matrix) -> torch.Tensor:
     """An image ``[1, C, *spatial]`` to be read at points so many of its own apart."""
     sigmas = np.maximum(factors - 1, 0) / 2  # as scikit-image and MONAI choose them
-    if sigmas.max() < 1e-3:
-        return image
-    kernels = [gaussian_1d(torch.tensor(max(sigma, 1e-3)).to(image)) for sigma in sigmas]
-    return separable_filtering(image, kernels, mode="replicate")
+    for axis, sigma in enumerate(sigmas.tolist(), 2):
+        if sigma < 1e-3:
+            continue
+        kernel, size = gaussian_1d(torch.tensor(sigma)).tolist(), image.shape[axis]
+        reach = len(kernel) // 2
+        # sums of shifted images: torch's convolutions with one channel take many times as long in 3D
+        places = torch.arange(-reach, size + reach, device=image.device).clamp(0, size - 1)
+        wide = image.index_select(axis, places)
+        image = wide.narrow(axis, 0, size) * kernel[0]
+        for start, weight in enumerate(kernel[1:], 1):
+            image.add_(wide.narrow(axis, start, size), alpha=weight)
+    return image
 
 
 def on_images(

@@ -12,6 +12,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd
 from crosswarp.data import AnyFormatReader
 from crosswarp.inference import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
 from crosswarp.spatial import identity_map
+from crosswarp.spatial.frame import slabs
 from crosswarp.spatial.itk import read_transforms, transform_points
 
 sitk = pytest.importorskip("SimpleITK")
@@ -59,6 +60,23 @@ def test_moving_image_is_read_where_the_map_points_on_the_fixed_grid(grids):
     assert torch.equal(label[away].bool(), (expected[:1] > 0.5)[away])
     for image in (warped, label):
         assert torch.equal(image.affine, item["fixed"].affine)
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+def test_a_slice_at_a_time_gives_what_the_whole_image_gives(grids, monkeypatch):
+    pair = make_pair(grids, shift=0.1)
+    warp = WarpMovingd(["moving", "moving_label"], ["linear", "nearest"])
+    predict = PredictedLabelsd(["moving", "fixed"])
+
+    def results():
+        own = {key: value for key, value in pair.items() if key != "moving_label"}
+        return warp(pair) | {key: predict(own)[key] for key in ("moving_label", "fixed_label")}
+
+    whole = results()
+    monkeypatch.setattr("crosswarp.inference.transforms.slabs", lambda grid: slabs(grid, 1))
+    for key, value in results().items():
+        if key.startswith("warped") or key.endswith("label"):
+            torch.testing.assert_close(value, whole[key], atol=1e-5, rtol=0)
 
 
 def test_results_are_named_after_both_files_and_originals_stay():

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from monai.networks.layers import gaussian_1d, separable_filtering
 from numpy.testing import assert_allclose
-from scipy.ndimage import affine_transform
+from scipy.ndimage import affine_transform, map_coordinates
 
 from crosswarp.spatial import identity_map
-from crosswarp.spatial.frame import body_axes, content, frame_of, on_images, part, see
+from crosswarp.spatial.frame import body_axes, content, frame_of, on_images, part, see, slabs
 from crosswarp.spatial.grid import Grid
 
 
@@ -111,3 +112,30 @@ def test_a_map_between_frames_is_the_same_map_between_the_images(dims: int) -> N
     index = np.moveaxis(np.indices(fixed.shape), 0, -1).astype(float)
     fractions = fixed_frame.to_fractions(fixed.to_mm(index)) + 0.04
     assert_allclose(points, moving.to_fractions(moving_frame.fractions_to_mm(fractions)), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(40, 33), (21, 17, 30)])
+def test_what_is_seen_coarsely_is_smoothed_as_by_monais_convolutions(shape) -> None:
+    image, factors = torch.rand(2, *shape), [5.0, 2.0, 1.0][: len(shape)]
+    grid = grid_of(shape, [1.0] * len(shape))
+    size = [max(1, int((n - 1) / factor)) for n, factor in zip(shape, factors, strict=True)]
+    frame = frame_of(grid, size, factors)
+    kernels = [gaussian_1d(torch.tensor(max((factor - 1) / 2, 1e-3))) for factor in factors]
+    smooth = separable_filtering(image[None], kernels, mode="replicate")[0]
+    places = np.stack(np.meshgrid(*map(np.arange, frame.shape), indexing="ij"), -1)
+    index = grid.to_index(frame.to_mm(places))
+    expected = [map_coordinates(each.numpy(), np.moveaxis(index, -1, 0), order=1) for each in smooth]
+    assert_allclose(see(image, grid, frame).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_slabs_are_the_grid_one_after_the_other(grid: Grid) -> None:
+    others = np.prod(grid.shape[1:])
+    parts = list(slabs(grid, int(3 * others) + 1))
+    assert [each.shape[0] for each in parts] == [min(3, rest) for rest in range(grid.shape[0], 0, -3)]
+    assert all(each.shape[1:] == grid.shape[1:] for each in parts)
+    starts = [each.to_mm(np.zeros(grid.dims)) for each in parts]
+    rows = np.zeros((len(parts), grid.dims))
+    rows[:, 0] = 3 * np.arange(len(parts))
+    assert_allclose(starts, grid.to_mm(rows))
+    assert [each.shape[0] for each in slabs(grid, 1)] == [1] * grid.shape[0]
