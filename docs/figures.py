@@ -24,8 +24,8 @@ from crosswarp import load
 from crosswarp.commands.cohort import cohort
 from crosswarp.inference.registrar import Registrar
 from crosswarp.metrics import dice_per_class, warp_labels
-from crosswarp.report.figures import checkerboard, grid, overlay
-from crosswarp.spatial import resize_map
+from crosswarp.report.figures import checkerboard, grid, overlay, pair_figure
+from crosswarp.spatial import identity_map, invert, resize_map, sample
 
 FOLDER = Path(__file__).parent / "explanation" / "figures"
 MOVING, FIXED = "dxa_0077", "xray_0081"
@@ -122,6 +122,32 @@ def draw_pair(data: Path, trained: Registrar) -> None:
         (FOLDER / "pair_quality.png").write_bytes(next(Path(folder).glob("*_quality.png")).read_bytes())
 
 
+def draw_volume() -> None:
+    """Three planes of a pair of drawn volumes in RAS: blocks in a row, and a map that is made up."""
+    shape, spacing = (24, 64, 64), (3.2, 3.5, 3.5)
+    x, y, z = np.indices(shape)
+    bend = 6 * np.cos((z - 32) / 20)  # the row curves forwards
+    label = np.zeros(shape, np.uint8)
+    for level, middle in enumerate((54, 43, 32, 21, 10), 1):
+        inside = ((x - 12) / 6) ** 4 + ((y - 26 - bend) / 5) ** 4 + ((z - middle) / 4) ** 4 < 1
+        label[inside] = level
+    tissue = np.random.default_rng(0).normal(0.35 + 0.1 * np.sin(y / 5 + x / 9), 0.03)
+    fixed = np.where(label > 0, 0.8, tissue)
+    points = identity_map(shape)
+    phi = points.clone()
+    phi[:, 1] += 0.05 * torch.sin(3 * points[:, 2])
+    phi[:, 2] += 0.03 * torch.cos(4 * points[:, 1])
+    phi_inverse = invert(phi)
+    images = {"moving": sample(torch.from_numpy(fixed)[None, None], phi_inverse)}
+    labels = {"moving": sample(torch.from_numpy(label)[None, None], phi_inverse, "nearest")}
+    images["warped"] = sample(images["moving"], phi)
+    labels["warped"] = sample(labels["moving"], phi, "nearest")
+    pair = {key: value[0, 0].numpy() for key, value in images.items()} | {"fixed": fixed}
+    pair |= {f"{key}_label": value[0, 0].numpy() for key, value in labels.items()} | {"fixed_label": label}
+    maps = {"phi": phi[0].numpy(), "phi_inverse": phi_inverse[0].numpy(), "spacing": spacing}
+    save(pair_figure(pair | maps), "volume.png", 75)
+
+
 def draw_failures(data: Path, trained: Registrar) -> None:
     """The same moving image registered to what it should not be, with the verdicts."""
     moving, fixed = image(data, MOVING), image(data, FIXED)
@@ -176,6 +202,7 @@ def figures(run: str = "runs/demo") -> None:
         draw_pair(data, trained)
         draw_failures(data, trained)
     draw_stages()
+    draw_volume()
     count_verdicts(Path(run), trained)
 
 

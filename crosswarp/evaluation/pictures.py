@@ -67,6 +67,7 @@ def pictured_pairs(
                 "warped_label": warp_labels(labels[0][None], phi, num_classes)[0, 0].numpy(),
                 "phi": phi[0].numpy(),
                 "phi_inverse": phi_inverse[0].numpy(),
+                "spacing": fixed.grid.spacing,
             }
         )
     return pictures
@@ -97,6 +98,7 @@ def pictured_images(
                 "image": image.image[0].numpy(),
                 "predicted": predicted[name][0].numpy(),
                 "label": None if image.label is None else image.label[0].numpy(),
+                "spacing": image.grid.spacing,
             }
         )
     return pictures

@@ -28,7 +28,7 @@ from ..spatial.grid import Grid
 from .expectation import expected_pair, in_words
 from .quality import LIMITS, image_atypicality, judge, pair_quality
 from .results import file_stem
-from .transforms import pair_name
+from .transforms import frames_of, pair_name
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,10 @@ class SaveQualityd(MapTransform):
                 path.write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
         if "picture" not in self.names:
             return result
-        figure = pair_figure(self.pictured(*self.parts(data)))
+        _, frame = frames_of(data, FRAMES, self.keys)
+        images, found = self.parts(data)
+        spacing = frame.resized(images[1].shape[2:]).spacing
+        figure = pair_figure(self.pictured(images, found) | {"spacing": spacing})
         lines = [stem, f"{verdict}: {'; '.join(said)}" if said else verdict]
         title = "\n".join(textwrap.fill(line, 130) for line in lines)
         width, height = figure.get_size_inches()

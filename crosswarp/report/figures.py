@@ -1,16 +1,17 @@
 """Pictures of images, labels, deformations and measurements.
 
-Images are shown as ITK orders them: the first axis to the right, the second downwards. The small functions
-draw 2D arrays into given axes; of a volume, the caller takes the slice ``array[most_labelled(label)]`` first.
-Nothing here touches matplotlib's global state.
+Images are shown as ITK orders them: the first axis to the right, the second downwards. Of a volume, whose
+axes run to the right, to the front and upwards (RAS), three planes are shown side by side, sagittal, coronal
+and axial, as radiologists look at them: the front or the right on the left, the head or the front on top. The
+small functions draw 2D arrays into given axes; the caller cuts volumes first, see :func:`planes_of`. Nothing
+here touches matplotlib's global state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import EllipsisType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from ..spatial import jacobian_determinant
 from .tables import EVALUATED, Groups
 
 Array = NDArray[Any]
-Slice = tuple[EllipsisType] | tuple[EllipsisType, int]
+Slice = tuple[Any, ...]
 Layer = Callable[[Axes], Any]
 
 # After Okabe & Ito (2008): told apart with any colour vision, and on grey. Blue is kept for measurements.
@@ -34,23 +35,100 @@ CLASS_COLOURS = ("#e69f00", "#56b4e9", "#00b884", "#e377c2", "#f0e442", "#ff5a36
 _INK, _MUTED, _LINE, _ACCENT = "#1f2933", "#7b8794", "#dfe4e9", "#0b66a8"
 
 FOLD_COLOUR = "#ff00c8"
+GAP = 0.02  # between the planes of a volume, of their width
 _VOLUME = colormaps["PuOr_r"].with_extremes(bad=FOLD_COLOUR)
 VOLUME_COLOURS = tuple(to_hex(_VOLUME(i / 8)) for i in range(9))  # from a volume of 1/4 to one of 4
 
 
-def most_labelled(label: Array) -> Slice:
-    """Return the index of the slice along the last axis with the most labelled voxels; ``(...,)`` in 2D.
+def most_labelled(label: Array, axis: int = 2) -> Slice:
+    """Return the index of a slice across an axis, through the middle of what is labelled; ``(...,)`` in 2D.
+
+    Of the slices that have at least 80 % of the most labelled voxels it is the one nearest to their mean.
 
     Args:
         label: ``[*spatial]``; where nothing is labelled, the middle slice is chosen.
+        axis: across which to cut.
 
     Returns:
         An index for any array whose last axes are those of the label, with or without leading axes.
     """
     if label.ndim == 2:
         return (...,)
-    counts = (label > 0).sum((0, 1))
-    return (..., int(counts.argmax()) if counts.any() else label.shape[-1] // 2)
+    counts = (label > 0).sum(tuple(each for each in range(3) if each != axis))
+    slices = np.arange(len(counts))
+    many = slices[counts >= 0.8 * counts.max()]
+    middle = np.average(slices, weights=counts) if counts.any() else len(counts) // 2
+    index: list[Any] = [slice(None)] * 3
+    index[axis] = int(many[np.abs(many - middle).argmin()])
+    return (..., *index)
+
+
+class Plane(NamedTuple):
+    """A 2D image, or a plane of a volume.
+
+    Attributes:
+        axes: of the array, that run to the right and downwards.
+        at: index of the plane in any array whose last axes are those of the image.
+        size: width and height of its picture, pixels of an image, mm of a volume.
+    """
+
+    axes: tuple[int, int]
+    at: Slice
+    size: tuple[float, float]
+
+    def of_map(self, phi: Array) -> Array:
+        """What :func:`grid` draws of a map ``[D, *spatial]``: its components along the plane."""
+        return phi[self.at][list(self.axes)]
+
+
+def planes_of(label: Array, spacing: Sequence[float] | None = None) -> list[Plane]:
+    """Return what to show of an image: a 2D image itself; of a volume three planes through what is labelled.
+
+    Args:
+        label: ``[*spatial]``; of a volume in RAS, cut as :func:`most_labelled` says.
+        spacing: mm along each axis of a volume; None for voxels as long as wide.
+    """
+    if label.ndim == 2:
+        return [Plane((0, 1), (...,), (float(label.shape[0]), float(label.shape[1])))]
+    lengths = np.array(label.shape) * (np.ones(3) if spacing is None else np.asarray(spacing))
+    back, found = slice(None, None, -1), []
+    for normal, (across, down) in enumerate([(1, 2), (0, 2), (0, 1)]):  # sagittal, coronal, axial
+        at = tuple(back if part == slice(None) else part for part in most_labelled(label, normal))
+        found.append(Plane((across, down), at, (float(lengths[across]), float(lengths[down]))))
+    return found
+
+
+def picture_size(planes: Sequence[Plane]) -> tuple[float, float]:
+    """Return the width and height of planes side by side, with narrow gaps."""
+    width, height = (list(each) for each in zip(*(plane.size for plane in planes), strict=True))
+    return sum(width) * (1 + GAP * (len(planes) - 1)), max(height)
+
+
+def side_by_side(planes: Sequence[Plane], draw: Callable[[Axes, Plane], Any]) -> Layer:
+    """Return a layer of several planes, each in axes of its own in those that it is given.
+
+    Args:
+        planes: of :func:`planes_of`.
+        draw: draws one into axes.
+    """
+    if len(planes) == 1:
+        return lambda ax: draw(ax, planes[0])
+    width, height = picture_size(planes)
+
+    def layer(ax: Axes) -> Any:
+        ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal", xticks=[], yticks=[], facecolor="none")
+        ax.spines[:].set_visible(False)
+        gap = (width - sum(plane.size[0] for plane in planes)) / (len(planes) - 1)
+        left, drawn = 0.0, None
+        for plane in planes:
+            across, down = plane.size[0] / width, plane.size[1] / height
+            inset = ax.inset_axes((left / width, (1 - down) / 2, across, down), facecolor="none")
+            drawn = draw(inset, plane)
+            inset.set_aspect("auto")
+            left += plane.size[0] + gap
+        return drawn
+
+    return layer
 
 
 def overlay(ax: Axes, image: Array, label: Array | None = None, linestyle: str = "solid") -> None:
@@ -139,26 +217,37 @@ def pair_panels(pair: Mapping[str, Any]) -> dict[str, list[Layer]]:
     Args:
         pair: ``moving``, ``fixed``, ``warped`` and their ``moving_label``, ``fixed_label``, ``warped_label``,
             each ``[*spatial]`` on one grid, and ``phi`` (moving to fixed) and ``phi_inverse`` (fixed to
-            moving), each ``[D, *spatial]``. Of volumes the slice with most of the fixed label is shown.
+            moving), each ``[D, *spatial]``. Of volumes three planes through the fixed label are shown, with
+            ``spacing``, mm along each axis, in their proportions.
 
     Returns:
         title of a panel -> its layers, the lowest first: functions that draw into the axes they are given.
     """
-    at = most_labelled(pair["fixed_label"])
-    image = {key: partial(overlay, image=pair[key][at]) for key in ("moving", "fixed", "warped")}
-    label = {
-        key: partial(outline, label=pair[f"{key}_label"][at], linestyle=style)
-        for key, style in (("moving", "solid"), ("fixed", "dotted"), ("warped", "solid"))
-    }
+    planes = planes_of(pair["fixed_label"], pair.get("spacing"))
+    shown = partial(side_by_side, planes)
+
+    def image(key: str) -> Layer:
+        return shown(lambda ax, plane: overlay(ax, pair[key][plane.at]))
+
+    def label(key: str, linestyle: str) -> Layer:
+        return shown(lambda ax, plane: outline(ax, pair[f"{key}_label"][plane.at], linestyle))
+
+    def lines(key: str) -> Layer:
+        return shown(lambda ax, plane: grid(ax, plane.of_map(pair[key])))
+
+    def tiles(ax: Axes, plane: Plane) -> None:
+        checkerboard(ax, pair["warped"][plane.at], pair["fixed"][plane.at])
+
+    moving, fixed, warped = label("moving", "solid"), label("fixed", "dotted"), label("warped", "solid")
     return {
-        "moving": [image["moving"], label["moving"]],
-        "fixed": [image["fixed"], label["fixed"]],
-        "warped moving": [image["warped"], label["warped"]],
-        "fixed, both labels": [image["fixed"], label["warped"], label["fixed"]],
-        "warped and fixed": [partial(checkerboard, first=pair["warped"][at], second=pair["fixed"][at])],
-        "moving to fixed": [partial(grid, phi=pair["phi"][at])],
-        "fixed to moving": [partial(grid, phi=pair["phi_inverse"][at])],
-        "volume change": [partial(jacobian, phi=pair["phi"], at=at)],
+        "moving": [image("moving"), moving],
+        "fixed": [image("fixed"), fixed],
+        "warped moving": [image("warped"), warped],
+        "fixed, both labels": [image("fixed"), warped, fixed],
+        "warped and fixed": [shown(tiles)],
+        "moving to fixed": [lines("phi")],
+        "fixed to moving": [lines("phi_inverse")],
+        "volume change": [shown(lambda ax, plane: jacobian(ax, pair["phi"], plane.at))],
     }
 
 
@@ -169,9 +258,12 @@ def pair_figure(pair: Mapping[str, Any]) -> Figure:
         pair: see :func:`pair_panels`.
     """
     panels = pair_panels(pair)
-    width, height = pair["fixed"].shape[:2]
-    figure = Figure(figsize=(10, 2 * (2.4 * height / width + 0.25)), layout="constrained")
-    axes = figure.subplots(2, 4).ravel()
+    planes = planes_of(pair["fixed_label"], pair.get("spacing"))
+    width, height = picture_size(planes)
+    rows, columns = (2, 4) if len(planes) == 1 else (4, 2)  # planes are wide
+    panel = 9.6 / columns
+    figure = Figure(figsize=(10, rows * (panel * height / width + 0.25)), layout="constrained")
+    axes = figure.subplots(rows, columns).ravel()
     for ax, (title, layers) in zip(axes, panels.items(), strict=True):
         ax.set_title(title, fontsize=9, color=_INK)
         drawn = [draw(ax) for draw in layers]
@@ -186,7 +278,7 @@ def panel_figure(layer: Layer, shape: Sequence[int]) -> Figure:
 
     Args:
         layer: draws it, see :func:`pair_panels`.
-        shape: size of the image ``[X, Y]``; of a volume, further axes are passed over.
+        shape: width and height of the picture, in any one unit; see :func:`picture_size`.
     """
     figure = Figure(figsize=(2.8, 2.8 * shape[1] / shape[0]), facecolor="none")
     layer(figure.add_axes((0, 0, 1, 1), facecolor="none"))
@@ -198,19 +290,24 @@ def segmentation_figure(example: Mapping[str, Any]) -> Figure:
 
     Args:
         example: ``image``, ``predicted`` and, where there is one, ``label``, each ``[*spatial]``. Of volumes
-            the slice with most of the label, or else of the prediction, is shown.
+            three planes through the label, or else the prediction, are shown, with ``spacing``, mm along each
+            axis, in their proportions.
     """
-    predicted, label = example["predicted"], example.get("label")
-    at = most_labelled(predicted if label is None else label)
-    image = example["image"][at]
-    figure = Figure(figsize=(5, 2.45 * image.shape[1] / image.shape[0]), facecolor="none")
-    plain, outlined = figure.subplots(
-        1, 2, gridspec_kw={"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.04}
-    )
-    overlay(plain, image)
-    overlay(outlined, image, predicted[at])
-    if label is not None:
-        overlay(outlined, image, label[at], "dotted")
+    image, predicted, label = example["image"], example["predicted"], example.get("label")
+    planes = planes_of(predicted if label is None else label, example.get("spacing"))
+    width, height = picture_size(planes)
+    rows, columns = (1, 2) if len(planes) == 1 else (2, 1)
+    figure = Figure(figsize=(5, 4.9 / columns * rows * height / width), facecolor="none")
+    space = {"left": 0, "right": 1, "bottom": 0, "top": 1, "wspace": 0.04, "hspace": 0.04}
+    plain, outlined = figure.subplots(rows, columns, gridspec_kw=space)
+
+    def outlines(ax: Axes, plane: Plane) -> None:
+        overlay(ax, image[plane.at], predicted[plane.at])
+        if label is not None:
+            overlay(ax, image[plane.at], label[plane.at], "dotted")
+
+    side_by_side(planes, lambda ax, plane: overlay(ax, image[plane.at]))(plain)
+    side_by_side(planes, outlines)(outlined)
     return figure
 
 

@@ -27,6 +27,8 @@ from .figures import (
     curves_figure,
     pair_panels,
     panel_figure,
+    picture_size,
+    planes_of,
     reliability_figure,
     segmentation_figure,
 )
@@ -222,7 +224,7 @@ def _picture(pair: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
     """A pair's panels, each a stack of pictures, and its measurements."""
     names = tuple(pair.get(key) for key in ("direction", "moving_name", "fixed_name"))
     measured = [row for row in ours(rows) if tuple(map(row.get, ("direction", "moving", "fixed"))) == names]
-    shape = pair["fixed"].shape
+    shape = picture_size(planes_of(pair["fixed_label"], pair.get("spacing")))
     return {
         "title": pair["title"],
         "ratio": shape[0] / shape[1],

@@ -24,7 +24,14 @@ from crosswarp.report import (
     reliability_figure,
     segmentation_figure,
 )
-from crosswarp.report.figures import CLASS_COLOURS, FOLD_COLOUR, VOLUME_COLOURS
+from crosswarp.report.figures import (
+    CLASS_COLOURS,
+    FOLD_COLOUR,
+    GAP,
+    VOLUME_COLOURS,
+    picture_size,
+    planes_of,
+)
 from crosswarp.spatial import identity_map
 
 nan = float("nan")
@@ -45,13 +52,58 @@ def pixels(ax: Axes) -> np.ndarray:
 
 def test_most_labelled_slice() -> None:
     assert most_labelled(np.zeros((4, 5))) == (...,)
-    label = np.zeros((4, 5, 6))
-    assert most_labelled(label) == (..., 3), "nothing labelled: the middle"
+    label, whole = np.zeros((4, 5, 6)), slice(None)
+    assert most_labelled(label) == (..., whole, whole, 3), "nothing labelled: the middle"
     label[1:3, 1, 4] = 2
     label[1, 1, 5] = 7
-    assert most_labelled(label) == (..., 4), "counts voxels, not values"
+    assert most_labelled(label) == (..., whole, whole, 4), "counts voxels, not values"
+    assert most_labelled(label, 0) == (..., 1, whole, whole)
+    label[0:2, 3, :] = 1
+    assert most_labelled(label, 2) == (..., whole, whole, 4), "of 2, 2, 2, 2, 4 and 3 voxels"
+    label[:, 0, :] = label[2:4, 3, :] = 1
+    assert most_labelled(label, 2) == (..., whole, whole, 3), "of 8, 8, 8, 8, 10 and 9 the middle one"
     phi = np.zeros((3, 4, 5, 6))
     assert phi[most_labelled(label)].shape == (3, 4, 5)
+
+
+def test_planes_of_a_volume_are_cut_through_its_label_as_radiologists_look_at_it() -> None:
+    x, y, z = np.indices((6, 8, 10))
+    volume, label = 100 * x + 10 * y + z, np.zeros((6, 8, 10))
+    label[1:4, 2:5, 6:9] = 1
+    sagittal, coronal, axial = planes_of(label, [2, 1, 0.5])
+    first = {  # the corner on the top left, then one step to the right and one downwards
+        sagittal: ("front and top", 279, -10, -1),
+        coronal: ("right and top", 539, -100, -1),
+        axial: ("right and front", 577, -100, -10),
+    }
+    for plane, (words, corner, right, down) in zip((sagittal, coronal, axial), first.values(), strict=True):
+        cut = volume[plane.at]
+        assert (cut[0, 0], cut[1, 0] - cut[0, 0], cut[0, 1] - cut[0, 0]) == (corner, right, down), words
+    assert [plane.size for plane in (sagittal, coronal, axial)] == [(8, 5), (12, 5), (12, 8)]
+    assert picture_size([sagittal, coronal, axial]) == (pytest.approx(32 * (1 + 2 * GAP)), 8)
+    phi = np.stack([x, y, z])
+    assert (coronal.of_map(phi) == np.stack([x[coronal.at], z[coronal.at]])).all()
+    assert len(planes_of(label[0])) == 1
+
+
+def test_panels_of_a_volume_show_three_planes_in_their_proportions() -> None:
+    generator, shape, spacing = np.random.default_rng(0), (6, 12, 10), (4.0, 2.0, 1.0)
+    label = np.zeros(shape, dtype=int)
+    label[2:4, 3:8, 2:6] = 1
+    pair: dict[str, Any] = {key: generator.random(shape) for key in ("moving", "fixed", "warped")}
+    pair |= {f"{key}_label": label for key in ("moving", "fixed", "warped")}
+    pair |= {key: identity_map(shape)[0].numpy() for key in ("phi", "phi_inverse")}
+    figure = pair_figure(pair | {"spacing": spacing})
+    figure.draw_without_rendering()
+    panels = [ax for ax in figure.axes if ax.get_title()]
+    assert len(panels) == 8
+    insets = panels[3].child_axes
+    assert len(insets) == 9, "the image and two labels, each of three planes"
+    boxes = [inset.get_window_extent().bounds[2:] for inset in insets[:3]]
+    ratios = [width / height for width, height in boxes]
+    assert ratios == pytest.approx([24 / 10, 24 / 10, 24 / 24], rel=1e-3)
+    example = {"image": pair["fixed"], "predicted": label, "label": label, "spacing": spacing}
+    assert [len(ax.child_axes) for ax in segmentation_figure(example).axes] == [3, 3]
 
 
 def test_overlay_shows_the_first_axis_to_the_right_and_the_second_downwards(ax: Axes) -> None:
