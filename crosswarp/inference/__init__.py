@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .pose import PosedFramesd, PoseSearch
     from .save_quality import SaveQualityd
     from .serving import ServedLabeld
-    from .transforms import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
+    from .transforms import ExtentOfd, PredictedLabelsd, SaveImaged, SaveTransformsd, WarpMovingd
 else:
     __getattr__, __dir__ = lazily(__name__, __file__)
 
@@ -20,6 +20,7 @@ __all__ = [
     "PoseSearch",
     "PosedFramesd",
     "PredictedLabelsd",
+    "SaveImaged",
     "SaveQualityd",
     "SaveTransformsd",
     "ServedLabeld",

@@ -21,7 +21,7 @@ from ..data.frames import cut, frame_of_image, in_mm, on_frame, shown
 from ..metrics.components import LARGE_PIECE, count_components
 from ..metrics.evidence import confidence
 from ..metrics.typicality import Statistics, shape_features
-from ..spatial.frame import see
+from ..spatial.frame import rearranged, see
 from ..spatial.grid import Grid, Matrix
 from ..spatial.pose import Pose, all_turns, mirroring, named_pose, turn_by
 
@@ -226,30 +226,6 @@ class PoseSearch:
         there = weights @ found.frame.fractions_to_mm(features[seen, 1 : 1 + dims])
         wanted = weights @ usual.fractions_to_mm(expected[seen, 1 : 1 + dims])
         return replace(found.pose, centre=usual.fractions_to_mm(np.full(dims, 0.5)) + there - wanted)
-
-
-def rearranged(image: Tensor, grid: Grid, frame: Grid) -> Tensor | None:
-    """Return an image as it lies on a frame that has the points of its own grid in another order.
-
-    Args:
-        image: ``[C, *spatial]``.
-        grid: of the image.
-        frame: where to see it.
-
-    Returns:
-        ``[C, *frame.shape]``; None where the points are others.
-    """
-    steps = np.linalg.solve(grid.affine, frame.affine)[:-1, :-1]
-    order = np.abs(steps).argmax(0)
-    shape = tuple(grid.shape[axis] for axis in order)
-    exact = np.zeros_like(steps)
-    exact[order, range(grid.dims)] = np.sign(steps[order, range(grid.dims)])
-    middles = [each.to_mm((np.array(each.shape) - 1) / 2) for each in (grid, frame)]
-    apart = np.abs(middles[0] - middles[1]).max() / grid.spacing.min()
-    if shape != frame.shape or np.abs(steps - exact).max() > 1e-6 or apart > 1e-6:
-        return None
-    flipped = [1 + axis for axis in range(grid.dims) if exact[order[axis], axis] < 0]
-    return image.permute(0, *(1 + order).tolist()).flip(flipped)
 
 
 @dataclass(frozen=True)

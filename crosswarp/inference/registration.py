@@ -22,7 +22,7 @@ from .memory import alike
 from .results import claim, file_stem, pair_results, segmentation_results
 from .runner import Image, Item, Runner
 from .save_quality import SaveQualityd
-from .transforms import on_grid_of
+from .transforms import in_file_axes, on_grid_of
 
 
 class Segmentation:
@@ -158,7 +158,7 @@ def own_grid(image: MetaTensor, mode: str = "bilinear") -> MetaTensor:
     """Bring an image from the axes that the networks see to those it came with, as ``SaveImaged`` does."""
     grid = {"dst_affine": image.meta["original_affine"], "spatial_size": image.meta["spatial_shape"]}
     back = SpatialResample(mode=mode, padding_mode="border", align_corners=False, dtype=np.float64)
-    return back(image, **grid).to(image.dtype)  # type: ignore[return-value] # a MetaTensor stays one
+    return back(in_file_axes(image), **grid).to(image.dtype)  # type: ignore[return-value] # a MetaTensor stays one
 
 
 def _probabilities(classes: Tensor, item: Item, key: str, image: Image) -> Image:

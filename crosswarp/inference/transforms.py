@@ -10,19 +10,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import monai.transforms
 import SimpleITK as sitk
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from monai.utils import ensure_tuple_rep
+from monai.utils import MetaKeys, ensure_tuple_rep
 from torch import Tensor
 
 from ..data.frames import FRAMES, only_in
 from ..files import replacing
 from ..networks.prediction import Prediction, moving_to_fixed
 from ..spatial import sample
-from ..spatial.frame import Box, on_images, see, slabs
+from ..spatial.frame import Box, on_images, rearranged, see, slabs
 from ..spatial.grid import Grid
 from ..spatial.hdf5 import remove_times
 from ..spatial.physical import PhysicalMap
@@ -216,6 +217,30 @@ def _write_packed(image: sitk.Image, path: str) -> None:
         sitk.WriteImage(image, str(plain))
         with plain.open("rb") as content, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
             shutil.copyfileobj(content, packed, 2**20)
+
+
+def in_file_axes(image: MetaTensor) -> MetaTensor:
+    """Bring an image ``[C, *spatial]`` to the axes of its file, where these are its own in another order."""
+    found = rearranged(image.as_tensor(), Grid.of(image), Grid.of_file(image))
+    if found is None or "original_affine" not in image.meta:
+        return image
+    return MetaTensor(found, meta={**image.meta, MetaKeys.AFFINE: image.meta["original_affine"]})
+
+
+class SaveImaged(monai.transforms.SaveImaged):
+    """MONAI's transform of this name; what it resamples to the axes of a file is put in their order instead.
+
+    That is the same where axes are merely exchanged or turned round. Resampling a volume of 256³ voxels takes
+    five seconds, and several times its memory.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Write the images; the item stays as it is."""
+        result = dict(data)
+        if self.saver.meta_kwargs["resample"]:
+            result |= {key: in_file_axes(result[key]) for key in self.key_iterator(result)}
+        super().__call__(result)
+        return dict(data)
 
 
 class PredictedLabelsd(MapTransform):

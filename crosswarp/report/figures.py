@@ -273,7 +273,7 @@ def pair_figure(pair: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def panel_figure(layer: Layer, shape: Sequence[int]) -> Figure:
+def panel_figure(layer: Layer, shape: Sequence[float]) -> Figure:
     """Show one layer of a panel by itself, without margins and on nothing, so that layers can be stacked.
 
     Args:

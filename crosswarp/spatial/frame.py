@@ -120,6 +120,30 @@ def slabs(grid: Grid, points: int = 2**21) -> Iterator[Grid]:
         yield part(grid, (slice(start, min(start + rows, grid.shape[0])), *others))
 
 
+def rearranged(image: torch.Tensor, grid: Grid, frame: Grid) -> torch.Tensor | None:
+    """Return an image as it lies on a frame that has the points of its own grid in another order.
+
+    Args:
+        image: ``[C, *spatial]``.
+        grid: of the image.
+        frame: where to see it.
+
+    Returns:
+        ``[C, *frame.shape]``; None where the points are others.
+    """
+    steps = np.linalg.solve(grid.affine, frame.affine)[:-1, :-1]
+    order = np.abs(steps).argmax(0)
+    shape = tuple(grid.shape[axis] for axis in order)
+    exact = np.zeros_like(steps)
+    exact[order, range(grid.dims)] = np.sign(steps[order, range(grid.dims)])
+    middles = [each.to_mm((np.array(each.shape) - 1) / 2) for each in (grid, frame)]
+    apart = np.abs(middles[0] - middles[1]).max() / grid.spacing.min()
+    if shape != frame.shape or np.abs(steps - exact).max() > 1e-6 or apart > 1e-6:
+        return None
+    flipped = [1 + axis for axis in range(grid.dims) if exact[order[axis], axis] < 0]
+    return image.permute(0, *(1 + order).tolist()).flip(flipped)
+
+
 def change_of_grid(grid: Grid, other: Grid) -> torch.Tensor:
     """Return the affine from fractions of a grid to those of another, ``[1, D + 1, D + 1]``, float64."""
     return torch.from_numpy(np.linalg.solve(other.extent, grid.extent))[None]

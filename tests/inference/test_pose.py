@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from crosswarp.data.frames import on_frame
 from crosswarp.inference import PosedFramesd, PoseSearch, PredictedLabelsd
-from crosswarp.inference.pose import View, rearranged
+from crosswarp.inference.pose import View
 from crosswarp.losses import PoseLoss
 from crosswarp.metrics.typicality import learn_statistics, shape_features
 from crosswarp.networks import PoseNetwork, Prediction
+from crosswarp.spatial.frame import rearranged
 from crosswarp.spatial.grid import Grid
 from crosswarp.spatial.pose import Pose, all_turns, named_pose, turn_by
 from crosswarp.training import PoseLearner, RandomSpatial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import monai.transforms
 import nibabel as nib
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd
 
 from crosswarp.data import AnyFormatReader
-from crosswarp.inference import ExtentOfd, PredictedLabelsd, SaveTransformsd, WarpMovingd
+from crosswarp.inference import ExtentOfd, PredictedLabelsd, SaveImaged, SaveTransformsd, WarpMovingd
+from crosswarp.inference.transforms import in_file_axes
 from crosswarp.spatial import identity_map
 from crosswarp.spatial.frame import slabs
 from crosswarp.spatial.itk import read_transforms, transform_points
@@ -234,3 +236,29 @@ def test_the_displacement_lies_on_the_grid_of_the_fixed_file(tmp_path, suffix, d
         np.testing.assert_allclose(displaced[tuple(index[::-1])], wanted, atol=1e-4)
     ours = transform_points(read_transforms([path]), np.array([point]))
     np.testing.assert_allclose(ours[0], point + wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("axes", ["LPS", "SAR", "PIL"])
+@pytest.mark.parametrize(("kind", "mode"), [("float32", "bilinear"), ("uint8", "nearest")])
+def test_images_are_saved_in_the_axes_of_their_file_as_monai_saves_them(tmp_path, axes, kind, mode):
+    values = np.random.default_rng(0).integers(0, 200, (5, 6, 7)).astype(kind)
+    stored = nib.Nifti1Image(values, np.diag([0.5, 0.7, 1.1, 1]))
+    order = nib.orientations.ornt_transform(
+        nib.io_orientation(stored.affine), nib.orientations.axcodes2ornt(axes)
+    )
+    nib.save(stored.as_reoriented(order), tmp_path / "a.nii.gz")
+    read = Compose(
+        [LoadImaged("image", ensure_channel_first=True), Orientationd("image", "RAS", labels=None)]
+    )
+    item = read({"image": tmp_path / "a.nii.gz"})
+    assert in_file_axes(item["image"]).shape[1:] == nib.load(tmp_path / "a.nii.gz").shape
+    files = []
+    options = {"mode": mode, "separate_folder": False, "output_dtype": kind, "resample": True}
+    for number, transform in enumerate((SaveImaged, monai.transforms.SaveImaged)):
+        saved = transform("image", output_dir=tmp_path / str(number), **options)(item)
+        assert saved["image"].shape == item["image"].shape
+        files.append(nib.load(tmp_path / str(number) / "a_trans.nii.gz"))
+    assert "".join(nib.aff2axcodes(files[0].affine)) == axes
+    np.testing.assert_array_equal(files[0].affine, files[1].affine)
+    np.testing.assert_array_equal(files[0].get_fdata(), nib.load(tmp_path / "a.nii.gz").get_fdata())
+    np.testing.assert_allclose(files[0].get_fdata(), files[1].get_fdata(), atol=1e-4)
