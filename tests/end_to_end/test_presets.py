@@ -33,14 +33,14 @@ def execute(*files: str, **overrides) -> None:
     work.finalize()
 
 
-def train_and_evaluate(datalist: Path, run: Path) -> list[dict]:
+def train_and_evaluate(datalist: Path, run: Path, preset: str = "demo", **more) -> list[dict]:
     few = {
         f"{stage}#{key}": value
         for stage in STAGES
         for key, value in (("max_epochs", 2), ("steps_per_epoch", 3))
     }
-    few |= {"source_segmentation#max_augmented_pairs": 20, "pose_recognition#examples": 64}
-    execute("train.json", "presets/demo.json", datalist=str(datalist), run_dir=str(run), **few)
+    few |= {"source_segmentation#max_augmented_pairs": 20, "pose_recognition#examples": 64} | more
+    execute("train.json", f"presets/{preset}.json", datalist=str(datalist), run_dir=str(run), **few)
     execute("evaluate.json", run_dir=str(run), max_pairs=4)
     return json.loads((run / "evaluation" / "manifest.json").read_text())["summary"]
 
@@ -58,6 +58,16 @@ def test_demo_on_the_knee_cohort(tmp_path):
     assert set().union(*history) == {"epoch", "loss", "mixed_segmentation", "self_training"}
     report = (tmp_path / "run" / "report.html").read_text()
     assert all(stage in report for stage in STAGES)
+
+
+def test_demo3d_on_volumes(tmp_path):
+    datalist = write_blob_cohort(tmp_path / "data", 3, 3, spatial_size=(24, 32, 32))
+    fewer = {"pose_recognition#examples": 4, "pose_recognition#steps": 4, "worsened_pairs": 24}
+    summary = train_and_evaluate(datalist, tmp_path / "run", "demo3d", **fewer)
+    assert {row["class"] for row in summary} == {"blob 1", "blob 2", "mean"}
+    network = load_network(tmp_path / "run")
+    assert network.registration.downsampling == (4, 2, 2) and network.pose is not None
+    assert json.loads((tmp_path / "run" / "expected_overlap.json").read_text())["expected_overlap"]
 
 
 def test_paper_in_two_steps(tmp_path):

@@ -43,7 +43,9 @@ def ax() -> Axes:
 
 
 def contours(ax: Axes) -> list[ContourSet]:
-    return [each for each in ax.collections if isinstance(each, ContourSet)]
+    """Those of axes and of the planes in them."""
+    axes = [ax, *ax.child_axes]
+    return [each for part in axes for each in part.collections if isinstance(each, ContourSet)]
 
 
 def pixels(ax: Axes) -> np.ndarray:
@@ -70,17 +72,18 @@ def test_planes_of_a_volume_are_cut_through_its_label_as_radiologists_look_at_it
     x, y, z = np.indices((6, 8, 10))
     volume, label = 100 * x + 10 * y + z, np.zeros((6, 8, 10))
     label[1:4, 2:5, 6:9] = 1
-    sagittal, coronal, axial = planes_of(label, [2, 1, 0.5])
-    first = {  # the corner on the top left, then one step to the right and one downwards
-        sagittal: ("front and top", 279, -10, -1),
-        coronal: ("right and top", 539, -100, -1),
-        axial: ("right and front", 577, -100, -10),
-    }
-    for plane, (words, corner, right, down) in zip((sagittal, coronal, axial), first.values(), strict=True):
+    planes = planes_of(label, [2, 1, 0.5])
+    sagittal, coronal, axial = planes
+    seen = [  # the corner on the top left, then one step to the right and one downwards
+        ("front and top", 279, -10, -1),
+        ("right and top", 539, -100, -1),
+        ("right and front", 577, -100, -10),
+    ]
+    for plane, (words, corner, right, down) in zip(planes, seen, strict=True):
         cut = volume[plane.at]
         assert (cut[0, 0], cut[1, 0] - cut[0, 0], cut[0, 1] - cut[0, 0]) == (corner, right, down), words
-    assert [plane.size for plane in (sagittal, coronal, axial)] == [(8, 5), (12, 5), (12, 8)]
-    assert picture_size([sagittal, coronal, axial]) == (pytest.approx(32 * (1 + 2 * GAP)), 8)
+    assert [plane.size for plane in planes] == [(8, 5), (12, 5), (12, 8)]
+    assert picture_size(planes) == (pytest.approx(32 * (1 + 2 * GAP)), 8)
     phi = np.stack([x, y, z])
     assert (coronal.of_map(phi) == np.stack([x[coronal.at], z[coronal.at]])).all()
     assert len(planes_of(label[0])) == 1
@@ -172,25 +175,29 @@ def test_pair_figure_has_eight_panels(pair: dict[str, Any]) -> None:
         *("moving", "fixed", "warped moving", "fixed, both labels"),
         *("warped and fixed", "moving to fixed", "fixed to moving", "volume change"),
     ]
-    shape = pair["fixed"].shape
-    assert all(ax.get_xlim() == (-0.5, shape[0] - 0.5) for ax in panels)
-    assert all(ax.get_ylim() == (shape[1] - 0.5, -0.5) for ax in panels)
-    assert len(contours(panels[3])) == 4, "two classes, of fixed and of warped"
+    if pair["fixed"].ndim == 2:
+        shape = pair["fixed"].shape
+        assert all(ax.get_xlim() == (-0.5, shape[0] - 0.5) for ax in panels)
+        assert all(ax.get_ylim() == (shape[1] - 0.5, -0.5) for ax in panels)
+    planes = len(planes_of(pair["fixed_label"]))
+    assert len(contours(panels[3])) == 4 * planes, "two classes, of fixed and of warped, in each plane"
     figure.draw_without_rendering()
 
 
 def test_layers_of_a_panel_lie_on_each_other(pair: dict[str, Any]) -> None:
-    shape = pair["fixed"].shape
+    planes = planes_of(pair["fixed_label"])
+    shape = picture_size(planes)
     picture, *outlines = (panel_figure(each, shape) for each in pair_panels(pair)["fixed, both labels"])
-    assert len(outlines) == 2 and all(len(contours(each.axes[0])) == 2 for each in outlines)
-    assert pixels(picture.axes[0]).shape == shape[1::-1]
+    assert len(outlines) == 2 and all(len(contours(each.axes[0])) == 2 * len(planes) for each in outlines)
+    shown = picture.axes[0].child_axes or picture.axes
+    assert [pixels(ax).shape for ax in shown] == [pair["fixed"][plane.at].shape[::-1] for plane in planes]
     for figure in (picture, *outlines):
         (ax,) = figure.axes
         assert figure.get_size_inches() == pytest.approx([2.8, 2.8 * shape[1] / shape[0]])
         figure.draw_without_rendering()  # the aspect of the axes is applied here
         assert ax.get_position().bounds == pytest.approx((0, 0, 1, 1)), "no margins"
         assert figure.get_facecolor()[3] == 0
-    assert not any(each.axes[0].images for each in outlines)
+    assert not any(part.images for each in outlines for ax in each.axes for part in (ax, *ax.child_axes))
 
 
 def test_key_of_the_volume_change_has_the_colours_of_the_map(ax: Axes) -> None:
@@ -202,10 +209,11 @@ def test_key_of_the_volume_change_has_the_colours_of_the_map(ax: Axes) -> None:
 
 def test_segmentation_figure_with_and_without_a_label(pair: dict[str, Any]) -> None:
     example = {"image": pair["fixed"], "predicted": pair["warped_label"], "label": pair["fixed_label"]}
+    planes = len(planes_of(pair["fixed_label"]))
     plain, outlined = segmentation_figure(example).axes
-    assert len(contours(plain)) == 0 and len(contours(outlined)) == 4
+    assert len(contours(plain)) == 0 and len(contours(outlined)) == 4 * planes
     del example["label"]
-    assert len(contours(segmentation_figure(example).axes[1])) == 2
+    assert len(contours(segmentation_figure(example).axes[1])) == 2 * planes
 
 
 def test_box_figure_against_numpy() -> None:

@@ -157,21 +157,25 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path, registrations: Rows) 
     assert "On a grid of 9 < 10 points." in text and "nan" not in text.split()
 
 
-def test_volumes_show_the_slice_with_most_labels(tmp_path: Path, pair: dict[str, Any]) -> None:
+def test_pictures_show_the_planes_through_the_label(tmp_path: Path, pair: dict[str, Any]) -> None:
     path = tmp_path / "report.html"
-    fixed = np.zeros_like(pair["fixed"])
-    fixed[most_labelled(pair["fixed_label"])][: len(fixed) // 2] = (
-        1  # bright on the left there, black elsewhere
-    )
+    fixed, dims = np.zeros_like(pair["fixed"]), pair["fixed"].ndim
+    for axis in (1, 2)[: dims - 1]:
+        plane = fixed[most_labelled(pair["fixed_label"], axis)]
+        plane[: len(plane) // 2] = 1  # bright along the first half of the first axis, and only there
     write_report(path, "Volume", [], [pair | {"fixed": fixed}], [], {}, {})
     page = Page(path.read_text(encoding="utf-8"))
     image = next(each for each in page.find("img") if "Fixed" in each.get("alt"))
     svg = ElementTree.fromstring(b64decode(image.get("src").partition(";base64,")[2]))
-    (raster,) = svg.iter("{http://www.w3.org/2000/svg}image")
-    data = raster.get("{http://www.w3.org/1999/xlink}href", "").partition(";base64,")[2]
-    grey = np.asarray(Image.open(io.BytesIO(b64decode(data))).convert("L"), dtype=float)
-    left, right = np.array_split(grey, 2, axis=1)
-    assert left.mean() > 250 and right.mean() < 5
+    greys = []
+    for raster in svg.iter("{http://www.w3.org/2000/svg}image"):
+        data = raster.get("{http://www.w3.org/1999/xlink}href", "").partition(";base64,")[2]
+        greys.append(np.asarray(Image.open(io.BytesIO(b64decode(data))).convert("L"), dtype=float))
+    assert len(greys) == (1 if dims == 2 else 3)
+    for grey in greys[-2:]:  # of a volume the coronal and the axial plane, the right side on the left
+        left, right = np.array_split(grey, 2, axis=1)
+        bright, dark = (left, right) if dims == 2 else (right, left)
+        assert bright.mean() > 250 and dark.mean() < 5
 
 
 def test_a_report_that_fails_leaves_the_old_one(tmp_path: Path) -> None:
