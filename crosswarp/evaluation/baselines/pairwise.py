@@ -73,6 +73,8 @@ class PairwiseMethod:
         shape = fixed.values.shape
         try:
             field = self.displacements(moving.values, fixed.values, fixed.spacing)
+            if not np.isfinite(field).all():
+                raise RuntimeError("it found displacements that are not finite")
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             logger.warning(f"{type(self).__name__} failed, the pair stays unregistered: {reason}")

@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.bundle import ConfigParser
 
 from crosswarp.evaluation.baselines.ants_syn import ANTsSyN, has_ants
+from crosswarp.evaluation.baselines.convex_adam import ConvexAdam, has_convex_adam
 from crosswarp.evaluation.baselines.elastix import Elastix
+from crosswarp.evaluation.baselines.fireants import FireANTs
+from crosswarp.evaluation.baselines.greedy import Greedy, has_greedy
 from crosswarp.evaluation.baselines.identity import Identity
 from crosswarp.evaluation.baselines.itk_affine import ITKAffine
 from crosswarp.evaluation.baselines.pairwise import GreyImage, PairwiseMethod
+from crosswarp.kept import read_json
 from crosswarp.metrics import MeasuredImage
-from crosswarp.spatial import identity_map, sample
+from crosswarp.spatial import identity_map, invert, sample
 from crosswarp.spatial.grid import Grid
+from tests.trained_run import ROOT
 
 SHAPES = [(40, 32), (26, 20, 22)]
 SPACING = (1.0, 1.5, 1.2)
@@ -26,7 +32,14 @@ needs_ants = pytest.mark.skipif(not has_ants, reason="antspyx is not installed")
 needs_elastix = pytest.mark.skipif(
     Elastix(["affine"]).unavailable() is not None, reason="itk-elastix is not installed"
 )
+needs_convex_adam = pytest.mark.skipif(not has_convex_adam, reason="convexadam is not installed")
+needs_greedy = pytest.mark.skipif(not has_greedy, reason="picsl_greedy is not installed")
+needs_fireants = pytest.mark.skipif(
+    FireANTs(None, {}).unavailable() is not None, reason="fireants is not installed"
+)
 QUICK = {"NumberOfResolutions": 2, "MaximumNumberOfIterations": 150}
+AFFINE = {"scales": [2, 1], "iterations": [60, 30], "loss_type": "mi", "optimizer_lr": 0.01}
+FREE = {"scales": [2, 1], "iterations": [40, 20], "loss_type": "mi", "optimizer_lr": 0.5}
 GRID = {"NumberOfResolutions": 1, "GridSpacingSchedule": 1, "MaximumNumberOfIterations": 100}
 
 
@@ -54,6 +67,11 @@ def known_pair(shape: Sequence[int]) -> tuple[GreyImage, GreyImage, torch.Tensor
         pytest.param(Elastix(["affine"], {"affine": QUICK}), 0.1, id="elastix", marks=needs_elastix),
         # with two threads even a seeded ANTs differs from call to call: 0.10 to 0.43 voxels in seven
         pytest.param(ANTsSyN(), 0.7, id="ants_syn", marks=needs_ants),
+        pytest.param(ConvexAdam(), 0.4, id="convex_adam", marks=needs_convex_adam),
+        pytest.param(
+            Greedy("-m NMI -dof 6 -n 40x10 -seed 1", "-m NMI -n 0"), 0.6, id="greedy", marks=needs_greedy
+        ),
+        pytest.param(FireANTs(AFFINE, FREE), 0.4, id="fireants", marks=needs_fireants),
     ],
 )
 def test_finds_a_known_transform(method: PairwiseMethod, tolerance: float, shape: tuple[int, ...]) -> None:
@@ -65,6 +83,46 @@ def test_finds_a_known_transform(method: PairwiseMethod, tolerance: float, shape
     error = ((found - truth[0]) * voxels)[inner].norm(dim=0).mean()
     before = ((identity_map(shape)[0] - truth[0]) * voxels)[inner].norm(dim=0).mean()
     assert before > 1.2 and error < tolerance
+
+
+def warped_pair(shape: Sequence[int]) -> tuple[GreyImage, GreyImage, torch.Tensor]:
+    """A smooth random image, a brighter one that is it warped, and the map: at rest at the border, folded nowhere."""
+    dims = len(shape)
+    position = identity_map(shape)
+    coarse = torch.rand(1, 1, *[size // 4 for size in shape], generator=torch.Generator().manual_seed(2))
+    moving = F.interpolate(coarse, shape, mode=("bilinear", "trilinear")[dims - 2], align_corners=True)
+    bump = (torch.pi * position).sin().prod(1, keepdim=True)
+    phi = position + bump * torch.tensor([0.08, -0.06, 0.07])[:dims].view(1, dims, *[1] * dims)
+    fixed = 0.1 + 0.8 * sample(moving, phi)
+    first, second = (GreyImage(each[0, 0].numpy(), list(SPACING[:dims])) for each in (moving, fixed))
+    return first, second, phi
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("name", "tolerance"),
+    [
+        pytest.param("convex_adam", 0.5, marks=needs_convex_adam),
+        pytest.param("greedy", 0.5, marks=needs_greedy),
+        pytest.param("fireants", 0.5, marks=needs_fireants),
+    ],
+)
+def test_finds_a_known_warp_with_the_settings_of_its_config(
+    name: str, tolerance: float, shape: tuple[int, ...]
+) -> None:
+    """Of each direction, in voxels; as the evaluation calls it, where no gradient can be computed."""
+    config = read_json(ROOT / "configs" / "baselines" / f"{name}.json")[f"baselines#{name}"]
+    method = ConfigParser({"device": "cpu", "method": config}).get_parsed_content("method")
+    moving, fixed, truth = warped_pair(shape)
+    with torch.inference_mode():
+        forward, backward = method.register([moving], [fixed])
+    voxels = torch.tensor(shape).view(-1, *[1] * len(shape)) - 1
+    inner = (..., *(slice(4, -4) for _ in shape))
+    for found, wanted in ((forward, truth), (backward, invert(truth))):
+        error = ((found - wanted)[0] * voxels)[inner].norm(dim=0).mean()
+        before = ((identity_map(shape) - wanted)[0] * voxels)[inner].norm(dim=0).mean()
+        print(name, shape, float(error), float(before))
+        assert error < tolerance < before / 2
 
 
 @needs_elastix
