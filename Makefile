@@ -97,11 +97,13 @@ $(LABEL): requirements-label.txt
 	SAM2_BUILD_CUDA=0 .venv-label/bin/python -m pip install --quiet --no-build-isolation -r requirements-label.txt
 	@touch $@
 
-# icon-registration is the independent implementation that our losses and networks are tested against.
-# Without its dependencies: the parts used need only torch.
+# icon-registration is the independent implementation that our losses and networks are tested against; fireants and
+# unigradicon are baselines. Without their dependencies: the parts used need only torch, and fireants would take
+# SimpleITK back to 2.2.
 $(DEVELOP): $(RUNTIME) requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps icon-registration==1.1.9
+	$(BIN)/python -m pip install --quiet --no-deps icon-registration==1.1.9 \
+	    fireants==1.5.0 unigradicon==1.0.6
 	@touch $@
 
 $(DOCS): $(RUNTIME) requirements-docs.txt

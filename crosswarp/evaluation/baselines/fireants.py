@@ -15,6 +15,7 @@ import torch
 
 from .pairwise import Array, PairwiseMethod
 
+SMALLEST = 32  # voxels along an axis: its warps have as many at least
 quiet = logging.getLogger("fireants")  # several lines a pair
 quiet.addHandler(logging.NullHandler())
 quiet.propagate = False
@@ -49,6 +50,8 @@ class FireANTs(PairwiseMethod):
 
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
         """Those of both transforms together."""
+        if min(fixed.shape) < SMALLEST:
+            raise RuntimeError(f"expected at least {SMALLEST} voxels along each axis, got {fixed.shape}")
         with redirect_stdout(io.StringIO()):  # it prints as it is imported
             from fireants.io.image import BatchedImages, Image
             from fireants.registration.affine import AffineRegistration

@@ -125,11 +125,20 @@ def test_what_is_missing_is_named_and_left_out(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(scripts.evaluation.baselines.elastix, "itk", object())
-    rows = evaluate(run, "elastix_bspline,target_labels,identity")
+    monkeypatch.setattr(
+        scripts.evaluation.evaluation,
+        "write_report",
+        lambda path, *content: path.write_text(" ".join(content[6])),  # the notes
+    )
+    rows = evaluate(run, "elastix_bspline,target_labels,unigradicon,identity")
     assert {row["method"] for row in rows if row["kind"] == "registration"} == {"crosswarp", "identity"}
-    printed = capsys.readouterr().out
-    assert "Baseline elastix_bspline was left out: itk-elastix is not installed" in printed
-    assert "Baseline target_labels was left out: it needs labels of cold images to train on" in printed
+    left_out = read_json(run / "evaluation" / "manifest.json")["left_out"]
+    assert left_out.keys() == {"elastix_bspline", "target_labels", "unigradicon"}
+    assert left_out["unigradicon"] == "it registers volumes, not images of 2 dimensions"
+    for told in (capsys.readouterr().out, (run / "report.html").read_text()):
+        assert "Baseline elastix_bspline was left out: itk-elastix is not installed" in told
+        assert "Baseline target_labels was left out: it needs labels of cold images to train on" in told
+        assert "Baseline unigradicon was left out: it registers volumes" in told
 
 
 def test_failures_are_counted(
