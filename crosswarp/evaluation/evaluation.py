@@ -171,8 +171,8 @@ class Evaluation:
             *(self.folder / name for name, there in written.items() if there),
         ]
         digests = {path.relative_to(self.run_dir).as_posix(): file_digest(path) for path in paths}
-        found |= {"left_out": dict(left_out), "files": digests}
-        return {"weights": origin.weights, "date": date, "notes": notes, **found}
+        told = {"date": date, "notes": notes, "left_out": dict(left_out)}
+        return {"weights": origin.weights, **told, "files": digests, **found}
 
     def changed(self, digests: Mapping[str, str], files: Sequence[Path]) -> bool:
         """Whether a file is not what an evaluation wrote; one that is there is set aside.

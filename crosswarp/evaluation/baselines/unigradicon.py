@@ -72,11 +72,11 @@ class UniGradICON(PairwiseMethod):
         from icon_registration import config
         from unigradicon import make_network, make_sim
 
-        shape = [1, 1, *[self.size] * 3]
+        shape, path = [1, 1, *[self.size] * 3], Path(str(self.weights))
         self.network = make_network(shape, include_last_step=True, loss_fn=make_sim(self.similarity))
-        weights = torch.load(self.weights, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
         self.network.regis_net.load_state_dict(weights)
-        self.digest, self.device = file_digest(Path(str(self.weights))), torch.device(config.device)
+        self.digest, self.device = file_digest(path), torch.device(config.device)
         self.network.to(self.device).eval()
 
     def displacements(self, moving: Array, fixed: Array, spacing: Sequence[float]) -> Array:
