@@ -117,6 +117,7 @@ def test_a_chain_whose_images_are_all_mapped_gives_the_same_bits(tmp_path):
             "memory_gib": gib,
             "worsened_pairs": 0,
             "pose_recognition#examples": 8,
+            "pose_recognition#steps": 2,
         }
         execute(ROOT / "configs" / "train.json", datalist=data, **given, **run)
     for stage in STAGES:

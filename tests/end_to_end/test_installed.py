@@ -90,6 +90,7 @@ def test_a_run_from_data_to_zips_outside_any_checkout(site: Path, tmp_path: Path
     crosswarp("prepare", "data/table.csv", "--out", "my.json", "--source", "dxa", "--target", "xray")
     few = {stage: each | {"max_epochs": 1, "steps_per_epoch": 1} for stage, each in TINY.items()}
     tiny = [f"--{stage}#{key}={value}" for stage, each in few.items() for key, value in each.items()]
+    tiny += ["--worsened_pairs=48", "--pose_recognition#examples=8", "--pose_recognition#steps=2"]
     crosswarp("train", "--datalist", "my.json", "--run", "run", "--device", "cpu", *tiny)
     images = [f"data/{content[key]['test'][0]['image']}" for key in ("source", "target")]
     crosswarp("register", "--moving", images[0], "--fixed", images[1], "--models", "run", "--out", "out")

@@ -58,6 +58,7 @@ def test_names_are_names_from_the_first_command_to_the_last(
     monkeypatch.setattr(sys, "path", sys.path[:])
     datalist = write_odd_cohort(folder / DATA)
     tiny = [f"--{stage}#{key}={value}" for stage, each in TINY.items() for key, value in each.items()]
+    tiny += ["--worsened_pairs=48", "--pose_recognition#examples=8", "--pose_recognition#steps=2"]
     command("train", f"--datalist={DATA}/datalist.json", "--run", RUN, "--device", "cpu", *tiny)
     assert json.loads((folder / RUN / "run.json").read_text())["datalist"] == str(datalist)
 

@@ -33,13 +33,16 @@ def execute(*files: str, **overrides) -> None:
     work.finalize()
 
 
+FEW_POSES = {"pose_recognition#examples": 8, "pose_recognition#steps": 2}
+
+
 def train_and_evaluate(datalist: Path, run: Path, preset: str = "demo", **more) -> list[dict]:
     few = {
         f"{stage}#{key}": value
         for stage in STAGES
         for key, value in (("max_epochs", 2), ("steps_per_epoch", 3))
     }
-    few |= {"source_segmentation#max_augmented_pairs": 20, "pose_recognition#examples": 64} | more
+    few |= {"source_segmentation#max_augmented_pairs": 20, "worsened_pairs": 96} | FEW_POSES | more
     execute("train.json", f"presets/{preset}.json", datalist=str(datalist), run_dir=str(run), **few)
     execute("evaluate.json", run_dir=str(run), max_pairs=4)
     return json.loads((run / "evaluation" / "manifest.json").read_text())["summary"]
@@ -77,7 +80,7 @@ def test_paper_in_two_steps(tmp_path):
     run = tmp_path / "run"
     few = {f"{stage}#max_epochs": 2 for stage in STAGES} | {f"{stage}#steps_per_epoch": 1 for stage in STAGES}
     few |= {f"{stage}#batch_size": 2 for stage in STAGES if stage != "domain_adaptation"}
-    few["pose_recognition#examples"] = 8
+    few |= {"worsened_pairs": 48} | FEW_POSES
     execute("train.json", "presets/paper.json", datalist=str(datalist), run_dir=str(run), **few)
     last = {stage: torch.load(run / stage / "checkpoints" / "last.pt", weights_only=True) for stage in STAGES}
     # the fourth network joined in the second epoch, and is used

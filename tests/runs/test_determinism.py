@@ -43,7 +43,8 @@ def test_the_number_of_data_workers_changes_no_bit_of_any_stage(tmp_path):
     config = ROOT / "configs" / "train.json"
     for workers in (0, 2):
         run = tmp_path / str(workers)
-        given = CHAIN | {"worsened_pairs": 0, "pose_recognition#examples": 8, "num_workers": workers}
+        given = CHAIN | {"worsened_pairs": 0, "num_workers": workers}
+        given |= {"pose_recognition#examples": 8, "pose_recognition#steps": 2}
         execute(config, datalist=data, run_dir=str(run), **given)
     for stage in STAGES:
         folders = [tmp_path / number / stage for number in "02"]
