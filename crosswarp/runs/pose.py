@@ -60,7 +60,7 @@ def run_pose(
     if known.get("of") != of or not whole(weights):
         logger.info("  How images lie is learnt from images that are turned, mirrored and inverted.")
         modalities = {
-            key: _modality(folder, getattr(data, key).records(*SECTIONS), data, device)
+            key: _modality(folder, getattr(data, key).records(*SECTIONS), data, learner, device)
             for key, folder in zip(("source", "target"), parts, strict=True)
         }
         trained = learner.learn(network.to(device), modalities)
@@ -68,7 +68,7 @@ def run_pose(
         least = {key: _least_odds(trained, each) for key, each in modalities.items()}
         for key, folder in zip(modalities, parts, strict=True):
             if records := getattr(data, key).records("val"):
-                odds = _least_odds(trained, _modality(folder, records, data, device))
+                odds = _least_odds(trained, _modality(folder, records, data, learner, device))
                 least[key] = min(least[key], odds)
         known = {"of": of, "least_odds": least}
         write_json(run_dir / RECORD, known)
@@ -86,13 +86,17 @@ def _least_odds(network: PoseNetwork, modality: Modality) -> float:
 
 
 def _modality(
-    folder: Path, records: list[dict[str, str]], data: Datalist, device: torch.device | str
+    folder: Path,
+    records: list[dict[str, str]],
+    data: Datalist,
+    learner: PoseLearner,
+    device: torch.device | str,
 ) -> Modality:
     images = read_images(folder / INFERENCE, [without(each, "label") for each in records], MOST_IMAGES)
     segmentation: nn.Module = load_network(folder, device)
 
     def segment(image: Tensor) -> Tensor:
-        return segmentation(image.to(device)).float().softmax(1)
+        return learner.inferer(image.to(device), segmentation).float().softmax(1)
 
     size = np.array(images.image.shape[2:]) - 1
     lengths = torch.ones(len(size)) if data.spacing is None else torch.tensor(size * data.spacing)

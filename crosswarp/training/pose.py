@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from ..networks.pose_network import PoseNetwork
@@ -18,7 +19,7 @@ from .augmentation import Batch
 from .seeded import seeded
 
 POINTS = 2**19  # of images in a batch that is segmented
-EXAMPLES = (128, 960)  # fewest and most
+EXAMPLES = {2: (512, 640), 3: (128, 960)}  # fewest and most
 ALL_POINTS = 2**22  # of all examples, on a CPU
 
 
@@ -55,6 +56,7 @@ class PoseLearner:
         examples_per_step: on their coarse grid, whatever the size of the images.
         learning_rate: the largest.
         seed: of all that is random.
+        inferer: runs the pose network, and what segments for it, such as in half precision.
     """
 
     def __init__(
@@ -67,19 +69,21 @@ class PoseLearner:
         examples_per_step: int = 16,
         learning_rate: float = 3e-3,
         seed: int = 0,
+        inferer: Inferer | None = None,
     ) -> None:
         self.augmentation, self.normalise, self.loss = augmentation, normalise, loss
         self.examples, self.steps = examples, steps
         self.examples_per_step, self.learning_rate, self.seed = examples_per_step, learning_rate, seed
+        self.inferer = inferer or SimpleInferer()
 
     def settings(self) -> str:
         """All that decides what is learnt, in words."""
-        transforms = getattr(self.augmentation, "transforms", [self.augmentation])
+        parts = [self.inferer, *getattr(self.augmentation, "transforms", [self.augmentation])]
         own = {
             key: vars(self)[key]
             for key in ("examples", "steps", "examples_per_step", "learning_rate", "seed")
         }
-        return str([own, self.loss, *((type(each).__name__, vars(each)) for each in transforms)])
+        return str([own, self.loss, *((type(each).__name__, vars(each)) for each in parts)])
 
     def learn(self, network: PoseNetwork, modalities: Mapping[str, Modality]) -> PoseNetwork:
         """Train a network, in place, and return it in evaluation mode.
@@ -104,7 +108,8 @@ class PoseLearner:
         )
         for _ in track(range(self.steps), "poses"):
             batch = views[torch.randint(len(views), (self.examples_per_step,)).to(views.device)].float()
-            loss = self.loss(network.judged(batch.flatten(0, 1)).reshape(batch.shape[:2]))
+            logits = self.inferer(batch.flatten(0, 1), network.judged)
+            loss = self.loss(logits.reshape(batch.shape[:2]))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -122,7 +127,8 @@ class PoseLearner:
         upright = np.eye(dims)
         points = int(np.prod(modality.image.shape[2:]))
         on_cpu = next(network.parameters()).device.type == "cpu"
-        examples = int(np.clip(ALL_POINTS // points if on_cpu else EXAMPLES[1], *EXAMPLES))
+        fewest, most = EXAMPLES[dims]
+        examples = int(np.clip(ALL_POINTS // points if on_cpu else most, fewest, most))
         examples = examples if self.examples is None else self.examples
         turns = [turn for turn in all_turns(dims) if not np.array_equal(turn, upright)]
         size = max(1, POINTS // points // 5)

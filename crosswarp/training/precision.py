@@ -91,7 +91,8 @@ class AutocastInferer(SimpleInferer):
         """Run ``network`` on ``inputs``; lists of results (as of discriminators) are converted too."""
         device = inputs.device.type
         enabled = fast_bfloat16(inputs.device) if self.enabled == "auto" else bool(self.enabled)
-        guarded = [network] if enabled and device == "cpu" and isinstance(network, nn.Module) else []
+        owner = getattr(network, "__self__", network)  # of a method
+        guarded = [owner] if enabled and device == "cpu" and isinstance(owner, nn.Module) else []
         with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled), narrow_in_float32(guarded):
             result = network(inputs, *args, **kwargs)
         return [each.float() for each in result] if isinstance(result, list) else result.float()
