@@ -101,7 +101,7 @@ def found_overlap(pair: tuple[MeasuredImage, MeasuredImage], found: Prediction, 
     labels = [image.label[None] for image in pair if image.label is not None]
     registered = dice_per_class(warp_labels(labels[0], found.moving_to_fixed, classes), labels[1], classes)
     segmented = [
-        dice_per_class(each.argmax(1, keepdim=True), label, classes)
+        dice_per_class(each.max(1, keepdim=True).indices, label, classes)
         for each, label in zip(found[2:], labels, strict=True)
     ]
     least = torch.fmin(torch.fmin(*segmented), registered)

@@ -60,7 +60,7 @@ def pair_quality(found: Prediction, moving: MetaTensor, fixed: MetaTensor) -> di
     labels = {}
     sure = {}
     for name, each in zip(("moving", "fixed"), probabilities, strict=True):
-        labels[name] = each.argmax(1, keepdim=True)
+        labels[name] = each.max(1, keepdim=True).indices
         sure[name] = confidence(each).item()
     warped = warp_labels(labels["moving"], moving_to_fixed, classes)
     dice = dice_per_class(warped, labels["fixed"], classes)[0]

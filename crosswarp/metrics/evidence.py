@@ -7,6 +7,7 @@ by hand of other people (sizes and shapes are alike).
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -59,26 +60,43 @@ def edge_rank(image: Tensor, labels: Tensor, num_classes: int, band: int = BAND)
         exceeds that at a random point of the band (Mann and Whitney's statistic): 1 on clear edges, 0.5 by
         chance; NaN without an outline.
     """
-    steep = gradient_magnitude(image)
+    steep = gradient_magnitude(image)[:, 0]
     ranks = torch.full((len(labels), num_classes - 1), torch.nan)
-    for value in range(1, num_classes):
-        mask = (labels == value).float()
-        outline = dilated(mask, 1) + dilated(1 - mask, 1) > 1  # either side of it
-        beside = (dilated(mask, band + 1) + dilated(1 - mask, band + 1) > 1) & ~(
-            dilated(outline.float(), 1) > 0
-        )
-        for number in range(len(labels)):
-            on, off = steep[number][outline[number]], steep[number][beside[number]].sort().values
-            if len(on) and len(off):
-                below = torch.searchsorted(off, on) + torch.searchsorted(off, on, right=True)
-                ranks[number, value - 1] = below.double().mean() / (2 * len(off))
+    outlines = near_outline(labels, num_classes, 1)  # either side of it
+    beside = near_outline(labels, num_classes, band + 1) & ~(dilated(outlines.float(), 1) > 0)
+    for number, value in itertools.product(range(len(labels)), range(num_classes - 1)):
+        on = steep[number][outlines[number, value]]
+        off = steep[number][beside[number, value]].sort().values
+        if len(on) and len(off):
+            below = torch.searchsorted(off, on) + torch.searchsorted(off, on, right=True)
+            ranks[number, value] = below.double().mean() / (2 * len(off))
     return ranks
+
+
+def near_outline(labels: Tensor, num_classes: int, steps: int) -> Tensor:
+    """Return where the outline of each class lies within so many points along each axis.
+
+    Args:
+        labels: integers ``[B, 1, *spatial]``.
+        num_classes: classes, background included.
+        steps: points.
+
+    Returns:
+        ``[B, num_classes - 1, *spatial]``, boolean.
+    """
+    masks = torch.cat([labels == value for value in range(1, num_classes)], 1).float()
+    inside, outside = dilated(torch.cat([masks, 1 - masks], 1), steps).chunk(2, 1)
+    return inside + outside > 1
 
 
 def dilated(mask: Tensor, steps: int) -> Tensor:
     """Return the largest value within so many points along each axis, ``[B, C, *spatial]``."""
-    pool = F.max_pool2d if mask.ndim == 4 else F.max_pool3d
-    return pool(mask, 2 * steps + 1, stride=1, padding=steps)
+    dims = mask.ndim - 2
+    pool = F.max_pool2d if dims == 2 else F.max_pool3d
+    for axis in range(dims):  # one after the other: that costs their sum instead of their product
+        reach = [steps if each == axis else 0 for each in range(dims)]
+        mask = pool(mask, [2 * each + 1 for each in reach], stride=1, padding=reach)
+    return mask
 
 
 def confidence(probabilities: Tensor) -> Tensor:

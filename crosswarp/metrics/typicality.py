@@ -57,7 +57,7 @@ def shape_features(probabilities: torch.Tensor) -> torch.Tensor:
         ``[B, K - 1, 1 + 2 D]``: logarithm of the volume, centre in fractions, logarithm of the variances.
     """
     classes = probabilities.shape[1]
-    labels = F.one_hot(probabilities.argmax(1), classes).movedim(-1, 1)[:, 1:].flatten(2).float()
+    labels = F.one_hot(probabilities.max(1).indices, classes).movedim(-1, 1)[:, 1:].flatten(2).float()
     volume = labels.mean(2, keepdim=True)
     mass = labels / labels.sum(2, keepdim=True).clamp(min=1)
     places = identity_map(probabilities.shape[2:], probabilities.device).flatten(2)[0].T

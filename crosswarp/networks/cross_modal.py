@@ -165,7 +165,7 @@ class SegmentAndRegister(nn.Module):
         """
         labels = torch.cat([moving, fixed])
         if not self.soft_labels:
-            labels = F.one_hot(labels.argmax(1), labels.shape[1]).movedim(-1, 1).to(labels.dtype)
+            labels = F.one_hot(labels.max(1).indices, labels.shape[1]).movedim(-1, 1).to(labels.dtype)
         moving, fixed = labels.chunk(2)
         swapped = torch.cat([fixed, moving])  # `roll` by the batch's size would fix that size in exports
         moving_to_fixed, fixed_to_moving = self.registration(torch.cat([labels, swapped], dim=1)).chunk(2)

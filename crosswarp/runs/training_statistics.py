@@ -66,7 +66,7 @@ def training_statistics(
             found["appearance"].append(appearance_features(image))
             probabilities = network(image).float().softmax(1)
             found["shape"].append(shape_features(probabilities))
-            found["labels"].append(probabilities.argmax(1, keepdim=True).to("cpu", torch.uint8))
+            found["labels"].append(probabilities.max(1, keepdim=True).indices.to("cpu", torch.uint8))
     labels, classes = torch.cat(found.pop("labels")), probabilities.shape[1]
     learnt: dict[str, Any] = {key: learn_statistics(torch.cat(each)) for key, each in found.items()}
     return learnt | {"pieces": count_components(labels, classes, LARGE_PIECE)}

@@ -88,7 +88,7 @@ def _align(
     to_mm = unit if moving_extent is None else moving_extent.to(unit)
     from_mm = unit if fixed_extent is None else fixed_extent.to(unit)
     labels = [as_float32(each) for each in (moving, fixed)]
-    hard = [F.one_hot(each.argmax(1), each.shape[1]).movedim(-1, 1)[:, 1:] for each in labels]
+    hard = [F.one_hot(each.max(1).indices, each.shape[1]).movedim(-1, 1)[:, 1:] for each in labels]
     shared = hard[0].flatten(2).any(2) & hard[1].flatten(2).any(2)
     centres = [
         apply_affine(matrix, _centre(each * shared.view(*shared.shape, *[1] * dims)))

@@ -124,7 +124,7 @@ class AdaptationCheck:
         device = next(network.parameters()).device
         return torch.cat(
             [
-                self.inferer(part.to(device).float(), network).argmax(1, keepdim=True).cpu()
+                self.inferer(part.to(device).float(), network).max(1, keepdim=True).indices.cpu()
                 for part in images.split(self.batch_size)
             ]
         )

@@ -192,7 +192,7 @@ def _warp(
             onehot = one_hot(moving["label"][batch[:, 0]].to(device), num_classes)
             places = slice(int(part[0]), int(part[-1]) + 1)
             warped[0][places] = image.cpu().numpy()
-            warped[1][places] = sample(onehot, phi).argmax(1, keepdim=True).cpu().numpy()
+            warped[1][places] = sample(onehot, phi).max(1, keepdim=True).indices.cpu().numpy()
             scores[part] = torch.stack([1 - score(image, target), fold_fraction(phi)], 1).float().cpu()
     processes.exchange(scores, parts, device)  # all have written then, into pages that they share
     similarity, folds = scores.T.tolist()

@@ -49,7 +49,7 @@ def label_pool(
             for number, part in enumerate(parts):
                 if processes.is_own(number):
                     batch = images["image"][part].to(device)
-                    found[part] = network(batch).argmax(1, keepdim=True).to("cpu", torch.uint8)
+                    found[part] = network(batch).max(1, keepdim=True).indices.to("cpu", torch.uint8)
         processes.exchange(found, parts, device)
         labels += found
     return Samples({"label": Stack(labels)}, files if len(files) == len(labels) else [])

@@ -135,7 +135,7 @@ class PseudoLabels(Mapping[str, Any]):
         mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
         if self.prior is not None:
             average = self.prior(average)
-        labels = average.argmax(1, keepdim=True).to(torch.uint8)
+        labels = average.max(1, keepdim=True).indices.to(torch.uint8)
         self["label"][part] = keep_components(labels, self.components) if self.components else labels.cpu()
         self["disagreement"][part] = ((first - second).abs().sum(2) / mass).amax(1).cpu()
 

@@ -138,7 +138,7 @@ class SegmentationCheck:
         guesses = best_guess(self.training_labels, classes)
         found, guessed = [], []
         for batch in self.batches:
-            predicted = self.inferer(batch["image"].to(device), network).argmax(1, keepdim=True).cpu()
+            predicted = self.inferer(batch["image"].to(device), network).max(1, keepdim=True).indices.cpu()
             label = batch["label"].as_subclass(Tensor).cpu()
             found.append(dice_per_class(predicted.as_subclass(Tensor), label, classes))
             guessed.append(

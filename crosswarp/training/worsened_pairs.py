@@ -30,6 +30,7 @@ from ..networks import Prediction
 from ..spatial import resize_image
 from ..spatial.grid import Grid
 from .expectation import fit_expectation
+from .precision import AutocastInferer
 from .worsened import Recipe, draw_recipes, spoilt, worsen_images, worsen_predictions
 
 PAIRS = (300, 3000)  # fewest and most, by the size of the grid
@@ -104,6 +105,8 @@ class Networks:
         device: torch.device | str = "cpu",
     ) -> None:
         self.target, self.device = target, torch.device(device)
+        # as in use, see the inference config
+        self.inferer = AutocastInferer("auto" if self.device.type == "cpu" else False)
         networks = [source, target] if exchangeable else [source]
         self.trained = len(networks)
         spoiled = [spoilt(networks[k % self.trained], strength, k) for k, strength in enumerate(SPOILT)]
@@ -113,8 +116,8 @@ class Networks:
     @torch.no_grad()
     def segment(self, network: nn.Module, image: Tensor) -> Tensor:
         """Class probabilities, on the CPU."""
-        parts = [network(part.to(self.device)) for part in image.split(_batch(image))]
-        return torch.cat([part.float().softmax(1).cpu() for part in parts])
+        parts = [self.inferer(part.to(self.device), network) for part in image.split(_batch(image))]
+        return torch.cat([part.softmax(1).cpu() for part in parts])
 
     @torch.no_grad()
     def register(self, number: int, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,7 +125,7 @@ class Networks:
         labels = torch.cat([torch.cat([moving, fixed], 1), torch.cat([fixed, moving], 1)])
         parts = labels.split(2 * _batch(labels))
         first, second = torch.cat(
-            [self.registration[number](part.to(self.device)).cpu() for part in parts]
+            [self.inferer(part.to(self.device), self.registration[number]).cpu() for part in parts]
         ).chunk(2)
         return first, second
 
@@ -297,19 +300,24 @@ class _Sides:
         self.image, self.label, self.probabilities = (torch.cat(each) for each in zip(*parts, strict=True))
         atypical = manual.atypical(self.image)
         images, probabilities = (resize_image(each, self.size) for each in (self.image, self.probabilities))
+        person = torch.tensor(manual.people)[self.image_number]
+        own = [part for each in others for part in (person == each).nonzero()[:, 0].split(_batch(images))]
         evidence = [
             image_evidence(
-                images[i : i + 1],
-                probabilities[i : i + 1],
-                self.spacing[i : i + 1],
-                others[manual.people[self.image_number[i]]],
-                atypical[i : i + 1],
+                images[part],
+                probabilities[part],
+                self.spacing[part],
+                others[int(person[part[0]])],
+                atypical[part],
             )
-            for i in range(len(images))
+            for part in own
         ]
-        together = {name: torch.cat([each[name] for each in evidence]) for name in evidence[0]}
+        order = torch.cat(own).argsort()
+        together = {name: torch.cat([each[name] for each in evidence])[order] for name in evidence[0]}
         self.evidence = from_the_usual(together, usual["source"])
-        self.segmented = dice_per_class(self.probabilities.argmax(1, keepdim=True), self.label, num_classes)
+        self.segmented = dice_per_class(
+            self.probabilities.max(1, keepdim=True).indices, self.label, num_classes
+        )
 
     def _made(
         self, recipe: Recipe, manual: Images, style: Tensor, lengths: Sequence[float]
