@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from crosswarp.commands import COMMANDS
+from crosswarp.commands.evaluate import baseline_configs
 from crosswarp.runs.config import check_ids, read_config
 
 from .cohorts import write_blob_cohort
@@ -64,12 +65,12 @@ def test_commands_and_their_options_exist(page: Path) -> None:
         assert name in COMMANDS, name
         own = inspect.signature(COMMANDS[name]).parameters
         ids = [each for each in identifiers(arguments) if each.replace("-", "_") not in own]
-        config = ROOT / "configs" / f"{ {'register': 'inference'}.get(name, name) }.json"
+        config = [ROOT / "configs" / f"{ {'register': 'inference'}.get(name, name) }.json"]
+        config += baseline_configs("all") if name == "evaluate" else []
         for each in ids:
             stage, _, inner = each.partition("#")
-            within = read_config(
-                ROOT / "bundles" / stage / "configs" / "train.json" if stage in STAGES and inner else config
-            )
+            trained = [ROOT / "bundles" / stage / "configs" / "train.json"]
+            within = read_config(*(trained if stage in STAGES and inner else config))
             check_ids([inner.replace(".", "#") if inner else each], within, str(page))
 
 
