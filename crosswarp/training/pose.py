@@ -19,7 +19,7 @@ from .augmentation import Batch
 from .seeded import seeded
 
 POINTS = 2**19  # of images in a batch that is segmented
-EXAMPLES = {2: (512, 640), 3: (128, 960)}  # fewest and most
+EXAMPLES = {2: (512, 640), 3: (128, 960)}  # fewest and most, by dimensions
 ALL_POINTS = 2**22  # of all examples, on a CPU
 
 

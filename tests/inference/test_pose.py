@@ -82,7 +82,8 @@ def learnt() -> tuple[nn.Module, dict]:
     normalise = ScaleIntensityRangePercentilesd(["image"], 0.5, 99.5, 0.0, 1.0, clip=True, channel_wise=True)
     learner = PoseLearner(augmentation, normalise, PoseLoss(), examples=160, steps=120)
     target = Modality(images, lambda image: network.segment(image, "target"), torch.ones(2))
-    pose = learner.learn(PoseNetwork([SIZE, SIZE], 4, channels=(8, 16, 16, 16)), {"target": target})
+    pose = PoseNetwork([SIZE, SIZE], 4, channels=(8, 16, 16, 16), dropout=0.2)
+    learner.learn(pose, {"target": target})
     return pose, {"target": {"shape": learn_statistics(shape_features(probabilities))}}
 
 
