@@ -66,9 +66,8 @@ def test_demo_on_the_knee_cohort(tmp_path):
 def test_demo3d_on_volumes(tmp_path):
     datalist = write_blob_cohort(tmp_path / "data", 3, 3, spatial_size=(24, 32, 32))
     fewer = {"pose_recognition#examples": 2, "pose_recognition#steps": 2, "worsened_pairs": 0}
-    fewer |= {f"{stage}#steps_per_epoch": 1 for stage in STAGES} | {
-        f"{stage}#batch_size": 2 for stage in STAGES
-    }
+    for stage in STAGES:
+        fewer |= {f"{stage}#steps_per_epoch": 1, f"{stage}#batch_size": 2}
     fewer |= {f"{stage}#max_val_pairs": 2 for stage in (STAGES[0], STAGES[3])}
     summary = train_and_evaluate(datalist, tmp_path / "run", "demo3d", **fewer)
     assert {row["class"] for row in summary} == {"blob 1", "blob 2", "mean"}
