@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 POSE, RECORD = Path("pose.pt"), Path("pose.json")  # in a run's folder: the weights, and what they are of
 ENOUGH = 2.0  # odds, their logarithm, at which an image lies right whatever those of other images
+RARE = 0.05  # share of the images that lie right and yet are said not to
 MOST_IMAGES = 128  # of either modality, of which is learnt
 SECTIONS = ("train_labelled", "train_unlabelled")
 
@@ -49,8 +50,8 @@ def run_pose(
         device: where.
 
     Returns:
-        the network, and for each modality the least odds, their logarithm, that one of its training or
-        validation images has as it is, ``ENOUGH`` at most.
+        the network, and for each modality the odds, their logarithm, that but for ``RARE`` ones all of its
+        training and validation images have as they are, ``ENOUGH`` at most.
     """
     parts = [bundles[f"{key}_segmentation"] for key in ("source", "target")]
     files = [file_digest(folder / file) for folder in parts for file in (WEIGHTS, INFERENCE)]
@@ -65,11 +66,11 @@ def run_pose(
         }
         trained = learner.learn(network.to(device), modalities)
         save_atomically(trained.state_dict(), weights)
-        least = {key: _least_odds(trained, each) for key, each in modalities.items()}
+        odds = {key: _odds(trained, each) for key, each in modalities.items()}
         for key, folder in zip(modalities, parts, strict=True):
             if records := getattr(data, key).records("val"):
-                odds = _least_odds(trained, _modality(folder, records, data, learner, device))
-                least[key] = min(least[key], odds)
+                odds[key] += _odds(trained, _modality(folder, records, data, learner, device))
+        least = {key: round(min(float(np.quantile(odds[key], RARE)), ENOUGH), 3) for key in odds}
         known = {"of": of, "least_odds": least}
         write_json(run_dir / RECORD, known)
     load_weights(network, weights, run_dir / INFERENCE)
@@ -77,12 +78,12 @@ def run_pose(
 
 
 @torch.no_grad()
-def _least_odds(network: PoseNetwork, modality: Modality) -> float:
+def _odds(network: PoseNetwork, modality: Modality) -> list[float]:
     device = next(network.parameters()).device
-    odds = [
-        network(image.to(device), modality.segment(image).to(device)) for image in modality.image.split(1)
+    return [
+        float(network(image.to(device), modality.segment(image).to(device)))
+        for image in modality.image.split(1)
     ]
-    return round(min(float(torch.cat(odds).min()), ENOUGH), 3)
 
 
 def _modality(
