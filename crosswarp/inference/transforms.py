@@ -122,10 +122,8 @@ class WarpMovingd(MapTransform):
         result = dict(data)
         reference = result[self.reference]
         moving_frame, fixed_frame = frames_of(result, self.frames, (self.keys[0], self.reference))
-        between_frames, pieces = (
-            moving_to_fixed(result[self.map_key]),
-            defaultdict[Hashable, list[Tensor]](list),
-        )
+        between_frames = moving_to_fixed(result[self.map_key])
+        pieces: dict[Hashable, list[Tensor]] = defaultdict(list)
         for fixed in slabs(Grid.of(reference)):
             maps: dict[bytes, Tensor] = {}  # images on one grid, as an image and its label: read by one map
             for key, mode in self.key_iterator(result, self.modes):
