@@ -83,7 +83,7 @@ class DisplacementUNet(nn.Module):
         Returns:
             ``[B, D, *spatial]``, float32, normalised units.
         """
-        x = as_float32(x)
+        x = self._laid_out(as_float32(x))
         skips: list[torch.Tensor] = []
         for down in self.downs:
             skips.append(x)
@@ -95,9 +95,17 @@ class DisplacementUNet(nn.Module):
             y = up.forward(F.leaky_relu(x))
             x = _match_channels(x, y.shape[1])
             x = F.interpolate(x, scale_factor=2.0, mode=self.interpolation, align_corners=False)
-            x = torch.cat([_crop(norm.forward(y + x.to(y.dtype)), skip), skip], dim=1)
+            x = _crop(norm.forward(y + x.to(y.dtype)), skip)
+            x = torch.cat([x.to(skip.dtype), skip], dim=1)  # of two types, `cat` copies value by value
         if torch.jit.is_scripting():
             return self.head(x) / 10
         device = x.device.type if torch.amp.is_autocast_available(x.device.type) else "cpu"  # "meta" has none
         with torch.autocast(device, enabled=False):  # half precision would put steps into the field
             return self.head(x.float()) / 10
+
+    def _laid_out(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` in the memory format of the weights: where they differ, each concatenation mixes the two."""
+        layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+        return (
+            x.contiguous(memory_format=layout) if self.head.weight.is_contiguous(memory_format=layout) else x
+        )
