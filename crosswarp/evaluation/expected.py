@@ -12,7 +12,7 @@ from torch import Tensor
 from ..inference.expectation import expected_pair
 from ..inference.quality import image_atypicality
 from ..inference.save_quality import SaveQualityd
-from ..metrics import MeasuredImage, Row, dice_per_class, warp_labels
+from ..metrics import MeasuredImage, Row, dice_per_class, likeliest, warp_labels
 from ..metrics.reliability import ENOUGH, reliability
 from ..networks import Prediction
 from ..terminal import track
@@ -101,8 +101,7 @@ def found_overlap(pair: tuple[MeasuredImage, MeasuredImage], found: Prediction, 
     labels = [image.label[None] for image in pair if image.label is not None]
     registered = dice_per_class(warp_labels(labels[0], found.moving_to_fixed, classes), labels[1], classes)
     segmented = [
-        dice_per_class(each.max(1, keepdim=True).indices, label, classes)
-        for each, label in zip(found[2:], labels, strict=True)
+        dice_per_class(likeliest(each), label, classes) for each, label in zip(found[2:], labels, strict=True)
     ]
     least = torch.fmin(torch.fmin(*segmented), registered)
     return least.masked_fill(registered.isnan(), torch.nan)[0]

@@ -10,7 +10,7 @@ import torch
 from monai.data import MetaTensor
 
 from ..metrics.evidence import confidence
-from ..metrics.overlap import dice_per_class, warp_labels
+from ..metrics.overlap import dice_per_class, likeliest, warp_labels
 from ..metrics.typicality import Statistics, appearance_features, atypicality, shape_features
 from ..networks import Prediction
 from ..spatial import compose, fold_fraction, identity_map, jacobian_determinant
@@ -60,7 +60,7 @@ def pair_quality(found: Prediction, moving: MetaTensor, fixed: MetaTensor) -> di
     labels = {}
     sure = {}
     for name, each in zip(("moving", "fixed"), probabilities, strict=True):
-        labels[name] = each.max(1, keepdim=True).indices
+        labels[name] = likeliest(each)
         sure[name] = confidence(each).item()
     warped = warp_labels(labels["moving"], moving_to_fixed, classes)
     dice = dice_per_class(warped, labels["fixed"], classes)[0]

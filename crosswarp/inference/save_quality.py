@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..data.frames import FRAMES
 from ..files import replacing
-from ..metrics import warp_labels
+from ..metrics import likeliest, warp_labels
 from ..metrics.components import LARGE_PIECE, count_components
 from ..metrics.expectation import Expectation
 from ..metrics.typicality import Statistics
@@ -97,7 +97,7 @@ class SaveQualityd(MapTransform):
         seen = [data.get(frame, image) for frame, image in zip(FRAMES, (moving, fixed), strict=True)]
         quality = pair_quality(found, *seen)
         for key, image, probabilities in zip(("moving", "fixed"), images, found[2:], strict=True):
-            labels, classes = probabilities.argmax(1, keepdim=True), probabilities.shape[1]
+            labels, classes = likeliest(probabilities), probabilities.shape[1]
             own = {
                 "atypicality": image_atypicality(image, probabilities, self.statistics.get(key)),
                 "pose_odds": self.odds(image, probabilities),
@@ -186,7 +186,7 @@ class SaveQualityd(MapTransform):
     def pictured(self, images: Sequence[Tensor], found: Prediction) -> dict[str, Any]:
         """What :func:`~.figures.pair_figure` shows: first channels, predicted labels, both maps."""
         moving, fixed = (image[:, :1] for image in images)
-        labels = [each.argmax(1, keepdim=True).to(torch.uint8) for each in found[2:]]
+        labels = [likeliest(each).to(torch.uint8) for each in found[2:]]
         classes = found.moving_probabilities.shape[1]
         shown = {
             "moving": moving,

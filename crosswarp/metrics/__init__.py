@@ -8,7 +8,7 @@ from ..lazy import lazily
 
 if TYPE_CHECKING:
     from .landmarks import target_registration_error
-    from .overlap import dice_per_class, warp_labels
+    from .overlap import dice_per_class, likeliest, warp_labels
     from .rows import (
         OURS,
         MeasuredImage,
@@ -37,6 +37,7 @@ __all__ = [
     "dice_per_class",
     "grouped",
     "image_meta",
+    "likeliest",
     "means",
     "registration_rows",
     "representative_images",

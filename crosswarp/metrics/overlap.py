@@ -9,6 +9,20 @@ from monai.networks import one_hot
 from ..spatial import sample
 
 
+def likeliest(probabilities: torch.Tensor) -> torch.Tensor:
+    """Return the class of the highest probability, or logit, at each point; the first where several have it.
+
+    It is what ``argmax`` gives, which on a CPU takes eight times as long.
+
+    Args:
+        probabilities: ``[B, num_classes, *spatial]``.
+
+    Returns:
+        ``[B, 1, *spatial]``, integers.
+    """
+    return probabilities.max(1, keepdim=True).indices
+
+
 def dice_per_class(predicted: torch.Tensor, reference: torch.Tensor, num_classes: int) -> torch.Tensor:
     """Return the Dice overlap of two integer label maps, background excluded.
 
@@ -66,5 +80,4 @@ def warp_labels(
             f"Expected labels 0 to {num_classes - 1}, got {int(labels.min())} to {highest}: "
             "declare the classes, or renumber the labels."
         )
-    # what argmax gives, which on a CPU takes eight times as long
-    return sample(one_hot(labels, num_classes), phi).max(1, keepdim=True).indices.to(labels.dtype)
+    return likeliest(sample(one_hot(labels, num_classes), phi)).to(labels.dtype)

@@ -30,7 +30,7 @@ from ..spatial import (
 from ..spatial.grid import Grid
 from .evidence import edge_rank, near_outline, sizes, unit_lengths
 from .expectation import Array
-from .overlap import dice_per_class, warp_labels
+from .overlap import dice_per_class, likeliest, warp_labels
 from .typicality import digits
 
 References = Mapping[str, Any]
@@ -207,7 +207,7 @@ def pair_evidence(
         they are when the warped one is moved a little: 1 is no better than elsewhere.
     """
     classes = found.moving_probabilities.shape[1]
-    labels = [each.max(1, keepdim=True).indices for each in found[2:]]
+    labels = [likeliest(each) for each in found[2:]]
     absent = [torch.stack([~(each == k).flatten(1).any(1) for k in range(1, classes)], 1) for each in labels]
     overlaps = [
         dice_per_class(warp_labels(labels[i], phi, classes), labels[1 - i], classes)

@@ -23,8 +23,7 @@ class PoseNetwork(Regressor):
         channels: of each layer.
         strides: of each layer.
         num_res_units: convolutions of each layer beyond its first; 0 for none.
-        dropout: share of the features that is dropped in training; None for 0.2 in 3D, where fewer images
-            teach it, and none in 2D.
+        dropout: share of the features that is dropped in training; None for none.
     """
 
     def __init__(
@@ -36,8 +35,6 @@ class PoseNetwork(Regressor):
         num_res_units: int = 0,
         dropout: float | None = None,
     ) -> None:
-        if dropout is None and len(spatial_size) == 3:
-            dropout = 0.2
         self.grid = [min(int(size), MOST_POINTS[len(spatial_size)]) for size in spatial_size]
         shape = (1 + num_classes, *self.grid)
         super().__init__(shape, (1,), channels, strides, num_res_units=num_res_units, dropout=dropout)

@@ -10,6 +10,7 @@ import torch
 
 from ..files import file_digest
 from ..kept import known_json
+from ..metrics import likeliest
 from ..metrics.components import LARGE_PIECE, count_components
 from ..metrics.typicality import appearance_features, learn_statistics, shape_features
 from .bundle import INFERENCE, WEIGHTS, load_network, write_json
@@ -66,7 +67,7 @@ def training_statistics(
             found["appearance"].append(appearance_features(image))
             probabilities = network(image).float().softmax(1)
             found["shape"].append(shape_features(probabilities))
-            found["labels"].append(probabilities.max(1, keepdim=True).indices.to("cpu", torch.uint8))
+            found["labels"].append(likeliest(probabilities).to("cpu", torch.uint8))
     labels, classes = torch.cat(found.pop("labels")), probabilities.shape[1]
     learnt: dict[str, Any] = {key: learn_statistics(torch.cat(each)) for key, each in found.items()}
     return learnt | {"pieces": count_components(labels, classes, LARGE_PIECE)}

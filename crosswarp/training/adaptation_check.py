@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.batches import stack_samples
-from ..metrics import dice_per_class
+from ..metrics import dice_per_class, likeliest
 from ..metrics.components import count_components, keep_components
 from ..metrics.evidence import edge_rank, shape_fit, sizes, unit_lengths
 from ..spatial import invert, sample
@@ -124,7 +124,7 @@ class AdaptationCheck:
         device = next(network.parameters()).device
         return torch.cat(
             [
-                self.inferer(part.to(device).float(), network).max(1, keepdim=True).indices.cpu()
+                likeliest(self.inferer(part.to(device).float(), network)).cpu()
                 for part in images.split(self.batch_size)
             ]
         )

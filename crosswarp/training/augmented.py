@@ -19,6 +19,7 @@ from ..data.batches import Samples, collect_samples, pair_numbers
 from ..disk import allocate
 from ..kept import GoneError, check, keeping, whole
 from ..losses import LNCCLoss
+from ..metrics import likeliest
 from ..spatial import fold_fraction, sample
 from ..terminal import track
 
@@ -192,7 +193,7 @@ def _warp(
             onehot = one_hot(moving["label"][batch[:, 0]].to(device), num_classes)
             places = slice(int(part[0]), int(part[-1]) + 1)
             warped[0][places] = image.cpu().numpy()
-            warped[1][places] = sample(onehot, phi).max(1, keepdim=True).indices.cpu().numpy()
+            warped[1][places] = likeliest(sample(onehot, phi)).cpu().numpy()
             scores[part] = torch.stack([1 - score(image, target), fold_fraction(phi)], 1).float().cpu()
     processes.exchange(scores, parts, device)  # all have written then, into pages that they share
     similarity, folds = scores.T.tolist()

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import processes
 from ..data.batches import Samples, Stack, collect_samples
 from ..data.room import roomy
+from ..metrics import likeliest
 
 
 def label_pool(
@@ -49,7 +50,7 @@ def label_pool(
             for number, part in enumerate(parts):
                 if processes.is_own(number):
                     batch = images["image"][part].to(device)
-                    found[part] = network(batch).max(1, keepdim=True).indices.to("cpu", torch.uint8)
+                    found[part] = likeliest(network(batch)).to("cpu", torch.uint8)
         processes.exchange(found, parts, device)
         labels += found
     return Samples({"label": Stack(labels)}, files if len(files) == len(labels) else [])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import processes
 from ..data.batches import Stack, collect_samples
 from ..data.room import roomy
+from ..metrics import likeliest
 from ..metrics.components import count_components, keep_components
 from ..spatial import invert, sample
 from .augmentation import RandomSpatial
@@ -135,7 +136,7 @@ class PseudoLabels(Mapping[str, Any]):
         mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
         if self.prior is not None:
             average = self.prior(average)
-        labels = average.max(1, keepdim=True).indices.to(torch.uint8)
+        labels = likeliest(average).to(torch.uint8)
         self["label"][part] = keep_components(labels, self.components) if self.components else labels.cpu()
         self["disagreement"][part] = ((first - second).abs().sum(2) / mass).amax(1).cpu()
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..metrics import dice_per_class, warp_labels
+from ..metrics import dice_per_class, likeliest, warp_labels
 from ..spatial import fold_fraction
 
 Batches = Iterable[Mapping[str, Tensor]]
@@ -138,7 +138,7 @@ class SegmentationCheck:
         guesses = best_guess(self.training_labels, classes)
         found, guessed = [], []
         for batch in self.batches:
-            predicted = self.inferer(batch["image"].to(device), network).max(1, keepdim=True).indices.cpu()
+            predicted = likeliest(self.inferer(batch["image"].to(device), network)).cpu()
             label = batch["label"].as_subclass(Tensor).cpu()
             found.append(dice_per_class(predicted.as_subclass(Tensor), label, classes))
             guessed.append(

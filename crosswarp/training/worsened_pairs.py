@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..metrics import dice_per_class, warp_labels
+from ..metrics import dice_per_class, likeliest, warp_labels
 from ..metrics.pair_evidence import (
     UNITS,
     References,
@@ -315,9 +315,7 @@ class _Sides:
         order = torch.cat(own).argsort()
         together = {name: torch.cat([each[name] for each in evidence])[order] for name in evidence[0]}
         self.evidence = from_the_usual(together, usual["source"])
-        self.segmented = dice_per_class(
-            self.probabilities.max(1, keepdim=True).indices, self.label, num_classes
-        )
+        self.segmented = dice_per_class(likeliest(self.probabilities), self.label, num_classes)
 
     def _made(
         self, recipe: Recipe, manual: Images, style: Tensor, lengths: Sequence[float]
