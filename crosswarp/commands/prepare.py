@@ -82,8 +82,8 @@ def prepare(
         labels: class names by label value; by default the values found, named "label 1" and so on.
         dims: 2 or 3: which rows of a table to take, and what images must be; by default what most are.
         spatial_size: size of the networks' grid, one number or one per axis; by default the median image
-            size, rounded to a multiple of 16, at least 32, at most 256 (2D) or 128 (3D) per axis, and no more
-            than the frame needs where axes get one spacing.
+            size, rounded to a multiple of 16, 32 to 256 (2D) or 16 to 128 (3D) per axis, and no more than the
+            frame needs where axes get one spacing.
         spacing: of the networks' grid in mm, one number or one per axis, or the word `extent`: none, the grid
             spans the whole of each image, whatever its size. By default from the training images, where all
             state theirs: isotropic where that changes an axis by at most 25 % and no `spatial_size` is

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .checks import FileFacts
 
 LARGEST_GRID = {2: 256, 3: 128}  # default per axis: what a workstation's GPU trains comfortably
-SMALLEST_GRID = 32  # what the discriminators of the adaptation can still take
+SMALLEST_GRID = {2: 32, 3: 16}  # per axis: what the networks can still halve four times
 STEP = 16  # sizes are multiples of it
 PERCENTILE = 95.0  # of the images' extents, which the frame holds
 NEARLY_ISOTROPIC = 1.25  # axes whose spacings differ by no more than this factor get one spacing
@@ -90,7 +90,7 @@ def default_size(dims: int, shapes: Sequence[Sequence[int]]) -> list[int]:
     """
     largest = LARGEST_GRID.get(dims, STEP)
     sizes = np.median([shape for shape in shapes if len(shape) == dims] or [(largest,) * dims], axis=0)
-    return [int(np.clip(STEP * round(size / STEP), SMALLEST_GRID, largest)) for size in sizes]
+    return [int(np.clip(STEP * round(size / STEP), SMALLEST_GRID.get(dims, STEP), largest)) for size in sizes]
 
 
 def needed_extent(modalities: Sequence[Sequence[Lengths]]) -> Lengths:
@@ -143,7 +143,7 @@ def fitting_size(
         largest = [LARGEST_GRID[len(needed)]] * len(needed)
     with np.errstate(over="ignore"):  # of a spacing next to nothing
         points = np.asarray(needed) * (1 - ROUNDING) / spacing
-    return np.clip(STEP * np.ceil(points / STEP), SMALLEST_GRID, largest).astype(int).tolist()
+    return np.clip(STEP * np.ceil(points / STEP), SMALLEST_GRID[len(needed)], largest).astype(int).tolist()
 
 
 def holds(size: Sequence[int], spacing: Sequence[float], extent: Lengths) -> bool:

@@ -25,6 +25,7 @@ from ..lock import Writer, one_writer
 from ..networks import PoseNetwork
 from ..terminal import show_messages, write_log
 from ..training import PoseLearner, save_atomically
+from ..training.adaptation import CHEAP_TERMS
 from ..wording import shown
 from .bundle import DATA_IDS, INFERENCE, WEIGHTS, inference_config, load_weights, write_json
 from .config import (
@@ -69,6 +70,7 @@ STRIDED = {
         "target_discriminator": "target_channels",
     },
 }
+UNUSED = STRIDED["domain_adaptation"].keys() - {"network_def"}  # where no term of learned translation counts
 
 
 def git_commit(folder: Path) -> str | None:
@@ -173,7 +175,11 @@ class Chain:
             parser = self.workflow(name).parser
             parser.parse()
             size = parser.get_parsed_content("spatial_size")
+            weights = parser.get_parsed_content("weights", default={})
+            unused = set() if any(weights[term] for term in weights.keys() - CHEAP_TERMS) else UNUSED
             for identifier, channels in networks.items():
+                if identifier in unused:
+                    continue
                 image = torch.zeros(2, parser.get_parsed_content(channels), *size, device="meta")
                 with torch.device("meta"):
                     network = parser.get_parsed_content(identifier)
@@ -185,7 +191,9 @@ class Chain:
                     reason = str(error).splitlines()[0]
                     faults.append(f"- {identifier} of stage {name} cannot take {list(size)}: {reason}")
         if faults:
-            advice = "choose a spatial_size of multiples of 16, at least 32, or networks with fewer strides"
+            advice = (
+                "choose a spatial_size of multiples of 16, at least 32 in 2D, or networks with fewer strides"
+            )
             raise ValueError("\n".join([f"Images do not fit; {advice}:", *faults]))
 
     def workflow(self, name: str) -> ConfigWorkflow:

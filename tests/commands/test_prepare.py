@@ -322,7 +322,7 @@ def tables(tmp_path) -> list[dict[str, str]]:
     return table_of(flat, dims="2") + table_of(deep, dims="3")
 
 
-@pytest.mark.parametrize(("dims", "channels", "size"), [(2, 1, [32, 32]), (3, 2, [32, 32, 32])])
+@pytest.mark.parametrize(("dims", "channels", "size"), [(2, 1, [32, 32]), (3, 2, [32, 16, 16])])
 def test_table_with_splits(tables, tmp_path, dims, channels, size):
     table = write_table(tmp_path / "table.csv", tables)
     datalist = prepare_tree(table, tmp_path / "out.json", dims=dims)

@@ -123,7 +123,7 @@ def test_frames_hold_what_they_are_for_and_are_no_larger_than_asked(axes):
 
 def test_the_size_that_a_given_spacing_needs():
     assert fitting_size(np.array([150.0, 100]), [0.5, 0.5]) == [256, 208]  # 300 is more than networks take
-    assert fitting_size(np.array([150.0, 100, 10]), [2, 2, 2]) == [80, 64, 32]
+    assert fitting_size(np.array([150.0, 100, 10]), [2, 2, 2]) == [80, 64, 16]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert fitting_size(np.array([1e3, 1e3]), [1e-320, 1e300]) == [256, 32]

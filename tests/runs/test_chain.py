@@ -402,6 +402,17 @@ def test_a_misspelt_parameter_ends_it_before_training(override, message, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_networks_that_nothing_uses_limit_no_size(tmp_path):
+    """Volumes of few slices are not blown up for discriminators that learned translation alone trains."""
+    write_blob_cohort(tmp_path / "data", **COHORTS["3d"] | {"spatial_size": (16, 32, 32)})
+    given = {"datalist": str(tmp_path / "data" / "datalist.json"), "run_dir": str(tmp_path / "run")}
+    with pytest.raises(
+        ValueError, match=r"source_discriminator of stage domain_adaptation cannot take \[16, 32"
+    ):
+        execute(ROOT / "configs" / "train.json", **given, **{"domain_adaptation#weights.cycle": 1.0})
+    workflow(ROOT / "configs" / "train.json", **given).initialize()
+
+
 def test_a_run_of_other_data_is_refused(run, tmp_path):
     other = write_blob_cohort(tmp_path / "other", **COHORTS["2d"], seed=1)
     before = times(run)
