@@ -120,7 +120,7 @@ def asks_for_help(words: list[str]) -> bool:
 
 
 def command_line(words: list[str], commands: Mapping[str, Callable[..., Any]]) -> list[str]:
-    """What is typed, checked; fire says what there is where nothing or `--help` is.
+    """What is typed, checked; where `--help` is among it, what lets fire describe a command and not call it.
 
     Args:
         words: what is typed.
@@ -129,13 +129,15 @@ def command_line(words: list[str], commands: Mapping[str, Callable[..., Any]]) -
     Raises:
         ValueError: for an unknown command, or naming all that is wrong with its arguments.
     """
-    if asks_for_help(words):
+    if not words or asks_for_help(words[:1]):
         return words
     name, *arguments = words
     if name not in commands:
         near = difflib.get_close_matches(name, commands, n=1)
         suggestion = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(f"Expected one of {', '.join(commands)}, got {name!r}{suggestion}.")
+    if asks_for_help(words):
+        return [name, "--", "--help"]
     return [name, *Arguments(name, commands[name]).checked(arguments)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import fire
 import pytest
 
+from crosswarp.__main__ import main
 from crosswarp.commands import COMMANDS
 from crosswarp.commands.arguments import Arguments
 
@@ -198,3 +199,24 @@ def test_all_that_is_wrong_is_said_before_anything_is_called(
 def test_every_command_refuses_what_it_does_not_know(name: str) -> None:
     with pytest.raises(ValueError, match="is unknown|is missing|one argument too many"):
         Arguments(name, COMMANDS[name]).checked(["--no_such_argument", *"abcdefghijklmnopqrstuvwxyz"])
+
+
+@pytest.mark.parametrize("before", [[], ["--moving", "a", "--out=b"]])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_describes_a_command_and_calls_nothing(
+    name: str, before: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also one that needs no argument, which fire would call, and one that has all it needs."""
+    monkeypatch.setattr("sys.argv", ["crosswarp", name, *before, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = "".join(capsys.readouterr())
+    assert ended.value.code == 0 and f"crosswarp {name} - " in said and "SYNOPSIS" in said
+    summary = (COMMANDS[name].__doc__ or "").splitlines()[0]
+    assert summary[:60] in said
+
+
+def test_help_of_no_command_names_those_that_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["crosswarp", "regster", "--help"])
+    with pytest.raises(SystemExit, match=r"got 'regster' \(did you mean register\?\)"):
+        main()
