@@ -136,14 +136,14 @@ class PoseSearch:
         near = [
             each.pose for each, share in zip(found[1:3], likely[1:3], strict=True) if share > 1 - self.certain
         ]
-        if winner.confidence > 1 - self.gain:
-            return winner.pose, near
         closer = [
             replace(winner.pose, turn=winner.pose.turn @ turn_by(tilt, view.dims)) for tilt in self.tilts
         ]
         if not view.in_mm:
             closer += [replace(winner.pose, scale=scale) for scale in self.scales]
-        better = max(self.judged(view, closer, modality), key=lambda each: each.confidence, default=winner)
+        if winner.confidence > 1 - self.gain or not closer:
+            return winner.pose, near
+        better = max(self.judged(view, closer, modality), key=lambda each: each.confidence)
         return (better if better.confidence > winner.confidence + self.gain else winner).pose, near
 
     def looked_over(self, view: View, pose: Pose, modality: str) -> Judged:

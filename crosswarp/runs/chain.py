@@ -284,6 +284,7 @@ class Chain:
             "seed": self.common.get("seed"),
             "preset": self.preset,
             "pose_recognition": self.pose_recognition and self.pose_recognition.settings(),
+            "worsened_pairs": self.worsened_pairs,
             "configs": [file_digest(path) for path in inputs],
             "stages": {name: read_manifest(self.run_dir / name) for name in self.stages},
         }

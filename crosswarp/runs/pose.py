@@ -18,6 +18,7 @@ from ..networks import PoseNetwork
 from ..training import save_atomically
 from ..training.pose import Modality, PoseLearner
 from .bundle import INFERENCE, WEIGHTS, load_network, load_weights, write_json
+from .config import read_config
 from .training_images import read_images, without
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def run_pose(
     if known.get("of") != of or not whole(weights):
         logger.info("  How images lie is learnt from images that are turned, mirrored and inverted.")
         modalities = {
-            key: _modality(folder, getattr(data, key).records(*SECTIONS), data, learner, device)
+            key: _modality(folder, getattr(data, key).records(*SECTIONS), learner, device)
             for key, folder in zip(("source", "target"), parts, strict=True)
         }
         trained = learner.learn(network.to(device), modalities)
@@ -69,7 +70,7 @@ def run_pose(
         odds = {key: _odds(trained, each) for key, each in modalities.items()}
         for key, folder in zip(modalities, parts, strict=True):
             if records := getattr(data, key).records("val"):
-                odds[key] += _odds(trained, _modality(folder, records, data, learner, device))
+                odds[key] += _odds(trained, _modality(folder, records, learner, device))
         least = {key: round(min(float(np.quantile(odds[key], RARE)), ENOUGH), 3) for key in odds}
         known = {"of": of, "least_odds": least}
         write_json(run_dir / RECORD, known)
@@ -89,7 +90,6 @@ def _odds(network: PoseNetwork, modality: Modality) -> list[float]:
 def _modality(
     folder: Path,
     records: list[dict[str, str]],
-    data: Datalist,
     learner: PoseLearner,
     device: torch.device | str,
 ) -> Modality:
@@ -99,6 +99,6 @@ def _modality(
     def segment(image: Tensor) -> Tensor:
         return learner.inferer(image.to(device), segmentation).float().softmax(1)
 
-    size = np.array(images.image.shape[2:]) - 1
-    lengths = torch.ones(len(size)) if data.spacing is None else torch.tensor(size * data.spacing)
+    size, spacing = np.array(images.image.shape[2:]) - 1, read_config(folder / INFERENCE)["spacing"]
+    lengths = torch.tensor(size * spacing) if spacing and images.in_mm else torch.ones(len(size))
     return Modality(images.image, segment, lengths)

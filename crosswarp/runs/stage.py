@@ -322,8 +322,9 @@ class Stage:
         """Compare the trained network with what the stage started from, and warn of what got worse.
 
         The warnings stand in the manifest, what was measured in ``check.json``. Nothing else changes, and the
-        stage is done, unless the check measures that the network is ``worse_than_start`` and has a
-        ``fallback`` of the same architecture: then that is published, and the manifest says ``fell_back``.
+        stage is done, unless the check measures that the network is ``worse_than_start``, and in what, and
+        has a ``fallback`` of the same architecture: then that is published, with the warnings that it
+        deserves, and the manifest says ``fell_back``.
         What was trained stays in ``checkpoints/``; it is judged again where the check changes, and published
         where that lets it pass. Of several processes the first does it.
 
@@ -346,9 +347,14 @@ class Stage:
         if measured.get("worse_than_start") and fallback is not None and is_like(fallback, network):
             save_atomically(fallback.state_dict(), self.folder / WEIGHTS)
             manifest |= {"weights": file_digest(self.folder / WEIGHTS), "fell_back": True}
-            warnings = [*warnings, f"what it started from is published; what was trained is in {TRAINED}"]
-        write_json(self.folder / CHECK, {"by": parser.get("result_check"), "measured": measured})
+            with processes.alone():  # what is published is warned of
+                warnings = check(fallback)[1] if check else []
+            warnings.append(
+                f"what it started from is published, since the trained network, which is in {TRAINED}, fits "
+                f"worse: {measured['worse_than_start']}"
+            )
         write_json(self.folder / MANIFEST, manifest | {"warnings": warnings}, twin=True)
+        write_json(self.folder / CHECK, {"by": parser.get("result_check"), "measured": measured})
         for warning in warnings:
             logger.warning(f"{self.name}: {warning}.")
         if self._writer is not None:

@@ -15,6 +15,7 @@ from ..metrics.components import LARGE_PIECE, count_components
 from ..metrics.typicality import appearance_features, learn_statistics, shape_features
 from .bundle import INFERENCE, WEIGHTS, load_network, write_json
 from .config import read_config
+from .training_images import spread
 
 STATISTICS = Path("statistics.json")  # in a segmentation stage's folder: what was measured, and of what
 
@@ -49,7 +50,7 @@ def training_statistics(
     Args:
         bundle: the bundle's folder.
         records: of the datalist, each with an ``image``.
-        max_images: most of them to read, spread evenly over the records.
+        max_images: most of them to read; see :func:`~.training_images.spread`.
         device: where the network computes.
 
     Returns:
@@ -58,10 +59,9 @@ def training_statistics(
     """
     network = load_network(bundle, device)
     preprocessing = read_config(bundle / INFERENCE).get_parsed_content("preprocessing")
-    chosen = records[:: -(-len(records) // max_images) or 1]
     found: dict[str, list[torch.Tensor]] = {"appearance": [], "shape": [], "labels": []}
     with torch.no_grad():
-        for record in chosen:
+        for record in spread(records, max_images):
             seen = {key: record[key] for key in ("image", "side") if key in record}
             image = preprocessing(seen)["image"].as_tensor()[None].to(device)
             found["appearance"].append(appearance_features(image))

@@ -53,12 +53,6 @@ class Pose:
         cosine = (np.trace(turn) - (dims - 2)) / 2
         return math.degrees(math.acos(float(np.clip(cosine, -1, 1))))
 
-    def alike(self, other: Pose) -> bool:
-        """Whether it is another pose by no more than a tilt or a shift."""
-        apart = (np.trace(self.turn.T @ other.turn) - (len(self.turn) - 2)) / 2
-        same = (self.mirrored, self.inverted) == (other.mirrored, other.inverted)
-        return same and apart > math.cos(math.radians(46))
-
 
 def turn_by(degrees: float, dims: int) -> Matrix:
     """Return a turn in the plane of the first two axes, ``[D, D]``."""

@@ -60,8 +60,8 @@ class AdaptationCheck:
             factor by which thickness, or the root of the volume, may differ from theirs; of ``edges``, a
             share of how far their mean edge rank is above chance; of ``shape_fit``, a share of what they
             reach among each other; of ``stray`` and ``self_agreement``, the value itself; of
-            ``lost_shape_fit``, what a class may lose against the start; where one loses more, the findings
-            say ``worse_than_start``.
+            ``lost_shape_fit``, what a class may lose against the start; those that lose more are listed in
+            the findings as ``worse_than_start``.
         falls_back: whether the start is published then (``fallback``), or the adapted network all the same.
     """
 
@@ -93,30 +93,30 @@ class AdaptationCheck:
         references = stack_samples(manual, ["image", "label"])
         reference_spacing = spacings(manual, in_mm)
         pieces = count_components(references["label"], len(self.class_names))
-        others = torch.tensor([[a["subject"] != b["subject"] for b in manual] for a in manual])
 
         def measure(
-            image: Tensor, label: Tensor, lengths: Tensor, compared: Tensor | None
+            image: Tensor, label: Tensor, lengths: Tensor, samples: Sequence[Mapping[str, Any]]
         ) -> dict[str, Tensor]:
+            others = torch.tensor([[a.get("subject") != b["subject"] for b in manual] for a in samples])
             return self.measure(
-                image, label, lengths, references["label"], reference_spacing, pieces, in_mm, compared
+                image, label, lengths, references["label"], reference_spacing, pieces, in_mm, others
             )
 
-        by_hand = measure(references["image"], references["label"], reference_spacing, others)
+        by_hand = measure(references["image"], references["label"], reference_spacing, manual)
         labels, start_labels = self.segment(network, images), None
-        found = measure(images, labels, spacing, None)
+        found = measure(images, labels, spacing, chosen)
         found["self_agreement"] = self.self_agreement(network, images, labels)
         measured = {"by_hand": by_hand, "target": found}
         if self.start is not None:
             start_labels = self.segment(self.start, images)
-            measured["start"] = measure(images, start_labels, spacing, None)
+            measured["start"] = measure(images, start_labels, spacing, chosen)
             measured["start"]["self_agreement"] = self.self_agreement(self.start, images, start_labels)
             found["start_agreement"] = dice_per_class(labels, start_labels, len(self.class_names)).nanmean(0)
         record: dict[str, Any] = {
             group: {key: by_class(values, self.class_names) for key, values in quantities.items()}
             for group, quantities in measured.items()
         }
-        record |= {"images": len(chosen), "in_mm": in_mm, "worse_than_start": bool(self.lost(measured))}
+        record |= {"images": len(chosen), "in_mm": in_mm, "worse_than_start": self.lost(measured)}
         return record, self.warnings(measured, in_mm)
 
     def segment(self, network: nn.Module, images: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ class AdaptationCheck:
         reference_spacing: Tensor,
         pieces: Sequence[int],
         in_mm: bool,
-        compared: Tensor | None,
+        compared: Tensor,
     ) -> dict[str, Tensor]:
         """What labels are like, each ``[K - 1]``."""
         classes = len(self.class_names)
@@ -272,8 +272,8 @@ class AdaptationCheck:
     def _worse(self, measured: Mapping[str, Mapping[str, Tensor]]) -> str | None:
         classes = self.lost(measured)
         return classes and (
-            "the adapted network labels target images less plausibly than the source network that it "
-            f"started from; fit of shapes: {classes}. Look at the training curves, and at the weights of "
+            "the adapted network labels target images less plausibly than the network that it started from; "
+            f"fit of shapes: {classes}. Look at the training curves, and at the weights of "
             "the losses"
         )
 

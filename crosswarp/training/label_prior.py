@@ -15,8 +15,9 @@ class LabelPrior:
     """Takes from label probabilities what no reference label explains.
 
     Some reference labels are aligned to the labels of an image by an affine of greatest overlap. A voxel may
-    have a class where most of them, or a margin about them, do; elsewhere its probability is 0. What looks
-    like a structure beside it, as the sacrum like a vertebra, so does not teach a network to grow into it.
+    have a class where most of those that show it, or a margin about them, do; elsewhere its probability is 0.
+    What looks like a structure beside it, as the sacrum like a vertebra, so does not teach a network to grow
+    into it.
     Registered atlases as a prior of segmentation: Iglesias and Sabuncu, "Multi-atlas segmentation of
     biomedical images: A survey", Medical Image Analysis 2015.
 
@@ -54,7 +55,9 @@ class LabelPrior:
             moving = reference.expand(size, *reference.shape)
             matrix = align(moving, probabilities, method="affine", steps=self.steps, points=self.points)
             votes += sample(moving, apply_affine(matrix, grid))[:, 1:]
-        allowed = (votes > 0.5 * len(self.references)).float()
+        shown = self.references[:, 1:].flatten(2).any(2).sum(0).to(votes)  # by how many references
+        shown = shown.reshape(-1, *[1] * dims)
+        allowed = ((votes > 0.5 * shown) | (shown == 0)).float()
         pool = functional.max_pool2d if dims == 2 else functional.max_pool3d
         allowed = pool(allowed, 2 * self.margin + 1, stride=1, padding=self.margin)
         found = probabilities[:, 1:].flatten(2).amax(2) > 0.5

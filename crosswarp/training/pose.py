@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,13 +77,8 @@ class PoseLearner:
         self.inferer = inferer or SimpleInferer()
 
     def settings(self) -> str:
-        """All that decides what is learnt, in words."""
-        parts = [self.inferer, *getattr(self.augmentation, "transforms", [self.augmentation])]
-        own = {
-            key: vars(self)[key]
-            for key in ("examples", "steps", "examples_per_step", "learning_rate", "seed")
-        }
-        return str([own, self.loss, *((type(each).__name__, vars(each)) for each in parts)])
+        """All that decides what is learnt, in words; the inferer, which depends on the device, does not."""
+        return str(_described({key: value for key, value in vars(self).items() if key != "inferer"}))
 
     def learn(self, network: PoseNetwork, modalities: Mapping[str, Modality]) -> PoseNetwork:
         """Train a network, in place, and return it in evaluation mode.
@@ -147,6 +142,17 @@ class PoseLearner:
                 seen.append(network.seen(view, modality.segment(view).to(view)).half())
             found.append(torch.stack(seen, 1))
         return torch.cat(found)
+
+
+def _described(value: Any) -> Any:
+    """The type and the parameters of a component, those of its parts included."""
+    if isinstance(value, (list, tuple)):
+        return [_described(each) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): _described(each) for key, each in value.items()}
+    if value is None or isinstance(value, (bool, int, float, str, type)):
+        return str(value)
+    return type(value).__name__, _described(getattr(value, "__dict__", None))
 
 
 def turned(image: Tensor, turn: np.ndarray, lengths: Tensor) -> Tensor:

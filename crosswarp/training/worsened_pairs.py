@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.room import roomy
 from ..metrics import dice_per_class, likeliest, warp_labels
 from ..metrics.pair_evidence import (
     UNITS,
@@ -34,7 +35,7 @@ from .precision import AutocastInferer
 from .worsened import Recipe, draw_recipes, spoilt, worsen_images, worsen_predictions
 
 PAIRS = (300, 3000)  # fewest and most, by the size of the grid
-POINTS = 2**25  # of the networks' grids of all pairs, on a CPU
+POINTS = {"cpu": 2**25, "cuda": 2**29}  # of the networks' grids of all pairs
 SPOILT = (0.05, 0.1, 0.15, 0.25, 0.4)  # noise on the weights of networks, in standard deviations
 BATCH = 2**17  # points of the networks' grid in a batch
 USUAL_PAIRS = 96  # as they are, of either combination of modalities
@@ -248,8 +249,7 @@ def worsened_pairs(
         features by name ``[P, G]``; the overlap ``[P, G]``: of the registered manual labels and of both
         predicted ones with the manual ones, the least; the group of people of each pair ``[P]``.
     """
-    points = int(np.prod(manual.image.shape[2:]))
-    limit = PAIRS[1] if networks.device.type != "cpu" else POINTS // points
+    limit = POINTS.get(networks.device.type, POINTS["cuda"]) // int(np.prod(manual.image.shape[2:]))
     pairs = pairs or int(np.clip(limit, *PAIRS))
     sides = _Sides(networks, manual, style, usual, num_classes, max(12, pairs // 24), seed)
     group_of = _groups(manual.people, seed)
@@ -268,7 +268,10 @@ def worsened_pairs(
 
 
 class _Sides:
-    """All worsened images, segmented, each with its evidence: what pairs are made of."""
+    """All worsened images, segmented, each with its evidence: what pairs are made of.
+
+    They are hundreds, and of volumes more than there may be memory for: what is beyond lies in files.
+    """
 
     def __init__(
         self,
@@ -296,10 +299,20 @@ class _Sides:
             for person in set(manual.people)
         }
         lengths = (manual.grids[0].spacing * (np.array(shape) - 1)).tolist()
-        parts = [self._made(recipe, manual, style, lengths) for recipe in self.recipes]
-        self.image, self.label, self.probabilities = (torch.cat(each) for each in zip(*parts, strict=True))
-        atypical = manual.atypical(self.image)
-        images, probabilities = (resize_image(each, self.size) for each in (self.image, self.probabilities))
+        channels = {"image": manual.image.shape[1], "label": 1, "probabilities": num_classes}
+        self.image, self.label, self.probabilities = (
+            roomy((recipes * count, each, *shape), torch.uint8 if name == "label" else torch.float32)
+            for name, each in channels.items()
+        )
+        looks, small, segmented = [], [], []
+        for recipe, part in zip(self.recipes, torch.arange(recipes * count).split(count), strict=True):
+            image, label, probabilities = self._made(recipe, manual, style, lengths)
+            self.image[part], self.label[part], self.probabilities[part] = image, label.byte(), probabilities
+            looks.append(manual.atypical(image))
+            small.append([resize_image(each, self.size) for each in (image, probabilities)])
+            segmented.append(dice_per_class(likeliest(probabilities), label, num_classes))
+        atypical, self.segmented = torch.cat(looks), torch.cat(segmented)
+        images, probabilities = (torch.cat(each) for each in zip(*small, strict=True))
         person = torch.tensor(manual.people)[self.image_number]
         own = [part for each in others for part in (person == each).nonzero()[:, 0].split(_batch(images))]
         evidence = [
@@ -315,7 +328,6 @@ class _Sides:
         order = torch.cat(own).argsort()
         together = {name: torch.cat([each[name] for each in evidence])[order] for name in evidence[0]}
         self.evidence = from_the_usual(together, usual["source"])
-        self.segmented = dice_per_class(likeliest(self.probabilities), self.label, num_classes)
 
     def _made(
         self, recipe: Recipe, manual: Images, style: Tensor, lengths: Sequence[float]
@@ -330,8 +342,9 @@ class _Sides:
         first, second = (torch.from_numpy(each) for each in chosen.T)
         probabilities = self.probabilities[first], self.probabilities[second]
         found = Prediction(*self.networks.register(registration, *probabilities), *probabilities)
-        warped = warp_labels(self.label[first], found.moving_to_fixed, self.classes)
-        overlap = dice_per_class(warped, self.label[second], self.classes)
+        label = self.label[first].long(), self.label[second].long()
+        warped = warp_labels(label[0], found.moving_to_fixed, self.classes)
+        overlap = dice_per_class(warped, label[1], self.classes)
         least = torch.fmin(torch.fmin(self.segmented[first], self.segmented[second]), overlap)
         least = least.masked_fill(overlap.isnan(), torch.nan)
         found, (moving, fixed) = reduced(found, self.image[first], self.image[second])

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from crosswarp.data import load_datalist
+from crosswarp.data import load_datalist, room
+from crosswarp.data.room import Room
 from crosswarp.inference.expectation import expected_pair, in_words
 from crosswarp.metrics import dice_per_class, warp_labels
 from crosswarp.metrics.typicality import appearance_features, learn_statistics
@@ -84,7 +85,7 @@ def fitted(people):
     return learn_expectation(networks, source, images(*range(70, 90)), target, 3, pairs=500)
 
 
-def test_worsened_pairs_have_every_overlap_and_keep_people_apart(people, fitted):
+def test_worsened_pairs_have_every_overlap_and_keep_people_apart(people, fitted, monkeypatch):
     networks, source, target, _ = people
     usual = fitted["usual"]
     features, overlap, groups = worsened_pairs(networks, source, target.image, usual, 3, pairs=300)
@@ -92,8 +93,12 @@ def test_worsened_pairs_have_every_overlap_and_keep_people_apart(people, fitted)
     assert all(values.shape == (300, 2) for values in features.values())
     known = overlap[~np.isnan(overlap)]
     assert (np.histogram(known, 4, (0, 1))[0] > 0.03 * len(known)).all()
+    monkeypatch.setattr(Room, "limit", 0.0)
+    mapped = []
+    monkeypatch.setattr(room, "_mapped", lambda *asked: mapped.append(asked) or np.zeros(*asked[:2]))
     again = worsened_pairs(networks, source, target.image, usual, 3, pairs=300)
     np.testing.assert_array_equal(overlap, again[1])
+    assert len(mapped) == 3, "images, labels and predictions: volumes are more than there is memory for"
 
 
 def judged(people, fitted, moving, fixed):
@@ -167,6 +172,8 @@ def test_a_run_keeps_what_it_learnt_until_something_changes(tmp_path, monkeypatc
         change()
         Chain(dict.fromkeys(STAGES, {}), {"device": "cpu"}, *folders, load_datalist(data), None, 48).publish()
     assert [values[-2:] for values in asked] == [("cpu", 48)], "once, when it was gone"
+    Chain(dict.fromkeys(STAGES, {}), {"device": "cpu"}, *folders, load_datalist(data), None, 24).publish()
+    assert [values[-1] for values in asked] == [48, 24], "of other pairs it is learnt anew"
 
 
 def test_too_few_people_teach_nothing(tmp_path, caplog):

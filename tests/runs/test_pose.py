@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
+from monai.transforms import Compose, ScaleIntensityRangePercentilesd
 from torch import nn
 
+from crosswarp.losses import PoseLoss
 from crosswarp.runs import pose
+from crosswarp.training import AutocastInferer, PoseLearner, RandomSpatial
 from crosswarp.training.pose import Modality
 
 
@@ -56,6 +60,31 @@ def run(tmp_path, monkeypatch):
         return pose.run_pose(tmp_path, bundles, data, "digest", Mean(1, 1), learner)[1]
 
     return SimpleNamespace(least=least, learner=learner, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "in_mm", "lengths"),
+    [([2.0, 0.5], True, [14, 2]), (None, True, [1, 1]), ([2.0, 0.5], False, [1, 1])],
+)
+def test_views_are_turned_in_the_frame_of_the_run(tmp_path, monkeypatch, spacing, in_mm, lengths):
+    """Its spacing may be another than the datalist's; images that do not state theirs are seen whole."""
+    (tmp_path / pose.INFERENCE).parent.mkdir(parents=True)
+    (tmp_path / pose.INFERENCE).write_text(json.dumps({"spacing": spacing}))
+    images = SimpleNamespace(image=torch.zeros(2, 1, 8, 5), in_mm=in_mm)
+    monkeypatch.setattr(pose, "read_images", lambda *_: images)
+    monkeypatch.setattr(pose, "load_network", lambda *_: None)
+    assert pose._modality(tmp_path, [], Learner(), "cpu").lengths.tolist() == lengths
+
+
+def test_settings_are_what_decides_what_is_learnt():
+    def settings(inferer=None, percentile=0.5, rotation=20.0):
+        normalise = ScaleIntensityRangePercentilesd(["image"], percentile, 99.5, 0.0, 1.0)
+        augmentation = Compose([RandomSpatial(["image"], ["linear"], rotation=rotation)])
+        return PoseLearner(augmentation, normalise, PoseLoss(), examples=4, inferer=inferer).settings()
+
+    assert settings() == settings(inferer=AutocastInferer("auto"))  # depends on the device alone
+    assert len({settings(), settings(percentile=1.0), settings(rotation=10.0)}) == 3
+    assert " at 0x" not in settings()
 
 
 def test_an_image_lies_right_at_odds_that_hardly_any_that_does_is_below(run):

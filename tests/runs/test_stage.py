@@ -237,18 +237,21 @@ def judge(warnings=(), **limits):
 
 
 class Check:
-    """Finds what it is told to, and that a network with weights above a limit is worse than its start."""
+    """Finds what it is told to, and that a network with weights above a limit is worse than its start.
 
-    def __init__(self, warnings, limit=0.0, start_size=None):
-        self.warnings, self.limit = warnings, limit
+    What it is told to find is of the start, ``start_warnings``, where the weights are zeros.
+    """
+
+    def __init__(self, warnings, limit=0.0, start_size=None, start_warnings=()):
+        self.warnings, self.limit, self.start_warnings = warnings, limit, list(start_warnings)
         if start_size is not None:
             self.fallback = nn.Linear(4, start_size)
             nn.init.zeros_(self.fallback.weight)
 
     def __call__(self, network):
-        worse = bool(network.weight.abs().max() > self.limit)
+        worse = "grain .1 (before .9)" if network.weight.abs().max() > self.limit else ""
         found = {"weight": network.weight.shape[0], "limit": self.limit, "worse_than_start": worse}
-        return found, self.warnings
+        return found, self.warnings if network.weight.any() else self.start_warnings
 
 
 def test_a_check_judges_the_published_network(bundle, caplog):
@@ -257,7 +260,7 @@ def test_a_check_judges_the_published_network(bundle, caplog):
     assert manifest["state"] == "done" and manifest["warnings"] == warnings
     assert f"segment: {warnings[0]}." in caplog.messages
     check = json.loads((bundle.folder / "check.json").read_text())
-    assert check["measured"] == {"weight": 2, "limit": 0.0, "worse_than_start": True}
+    assert check["measured"] == {"weight": 2, "limit": 0.0, "worse_than_start": "grain .1 (before .9)"}
     assert check["by"]["warnings"] == warnings
     assert training_warnings(bundle.run_dir, ["segment", "absent"]) == [f"segment: {warnings[0]}"]
 
@@ -286,12 +289,13 @@ def test_what_is_worse_than_its_start_is_not_published(bundle, caplog, start_siz
         return torch.load(bundle.folder / "models" / "model.pt", weights_only=True)["weight"]
 
     def judge_again(**limits):
-        parser = bundle.workflow(**judge(start_size=start_size, **limits)).parser
+        parser = bundle.workflow(**judge(["of what was trained"], **start, **limits)).parser
         parser.parse()
         parsed = parser.get_parsed_content
         parsed("stage").judge(parsed("result_check"), "cpu", parser)
 
-    worse = judge(limit=0.0, start_size=start_size)
+    start = {"start_size": start_size, "start_warnings": ["of the start"]}
+    worse = judge(["of what was trained"], limit=0.0, **start)
     bundle.weights = bundle.folder / "checkpoints" / "best.pt"
     workflow = bundle.begin(**worse)
     trained = nn.Linear(4, 2)
@@ -299,9 +303,12 @@ def test_what_is_worse_than_its_start_is_not_published(bundle, caplog, start_siz
     workflow.finalize()
     for _ in range(2):  # the second time it is judged by the same check
         assert bundle.manifest.get("fell_back", False) is falls_back
+        first, *more = bundle.manifest["warnings"]
+        assert first == "of the start" if falls_back else (first, more) == ("of what was trained", [])
+        assert [("is published" in each and "grain .1" in each) for each in more] == [True] * falls_back
         assert any("what it started from is published" in each for each in caplog.messages) is falls_back
         assert published().equal(torch.zeros(2, 4) if falls_back else trained.weight)
         judge_again(limit=0.0)
     judge_again(limit=9.0)
     assert published().equal(trained.weight), "with this limit it passes"
-    assert not bundle.manifest["warnings"] and "fell_back" not in bundle.manifest
+    assert bundle.manifest["warnings"] == ["of what was trained"] and "fell_back" not in bundle.manifest

@@ -48,6 +48,16 @@ def test_classes_and_images_of_which_nothing_is_found_are_left(shape):
     assert torch.equal(prior(only).argmax(1), only.argmax(1))
 
 
+@pytest.mark.parametrize("shape", [(48, 26), (48, 26, 7)])
+def test_a_reference_without_a_class_says_nothing_of_it(shape):
+    """A field of view that ends earlier shows fewer classes; two of three references are of such ones."""
+    fewer = [torch.where(column(shape, low) == 3, 0.0, column(shape, low)) for low in (6, 9)]
+    right = column(shape, 7)
+    for references in ([column(shape, 4), *fewer], fewer):
+        prior = LabelPrior(torch.cat(references), 4, margin=0.02)
+        assert torch.equal(prior(hidden(right)).argmax(1, keepdim=True), right.long())
+
+
 def test_few_references_are_all_taken_and_spread():
     labels = torch.stack([torch.full((1, 8, 8), float(number)) for number in (0, 1, 2, 3, 1)])
     assert [each.argmax(0).unique().tolist() for each in LabelPrior(labels, 4).references] == [[0], [2], [1]]

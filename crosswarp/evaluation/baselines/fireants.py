@@ -10,10 +10,9 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 
-from .pairwise import Array, PairwiseMethod
+from .pairwise import Array, PairwiseMethod, first_axis_first, sitk_image
 
 SMALLEST = 32  # voxels along an axis: its warps have as many at least
 quiet = logging.getLogger("fireants")  # several lines a pair
@@ -57,11 +56,10 @@ class FireANTs(PairwiseMethod):
             from fireants.registration.affine import AffineRegistration
             from fireants.registration.greedy import GreedyRegistration
         with torch.inference_mode(False), torch.enable_grad():
-            images = []
-            for values in (fixed, moving):
-                image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
-                image.SetSpacing(list(spacing))
-                images.append(BatchedImages([Image(image, device=self.device)]))
+            images = [
+                BatchedImages([Image(sitk_image(values, spacing), device=self.device)])
+                for values in (fixed, moving)
+            ]
             start = None
             if self.affine is not None:
                 first = AffineRegistration(
@@ -80,7 +78,7 @@ class FireANTs(PairwiseMethod):
             with torch.no_grad():
                 places = second.get_warped_coordinates(*images)[0]
         # in [-1, 1], last axis of the tensor first, which is the first axis of the array
-        dims, sizes = fixed.ndim, np.array(fixed.shape)
-        fractions = (places.cpu().double().numpy().transpose(*range(dims - 1, -1, -1), dims) + 1) / 2
+        sizes = np.array(fixed.shape)
+        fractions = (first_axis_first(places.cpu().double().numpy()) + 1) / 2
         still = np.stack(np.meshgrid(*(np.linspace(0, 1, size) for size in sizes), indexing="ij"), -1)
         return (fractions - still) * (sizes - 1) * np.array(spacing)

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from monai.utils import optional_import
 
-from .pairwise import Array, PairwiseMethod
+from .pairwise import Array, PairwiseMethod, first_axis_first, sitk_image
 
 picsl_greedy, has_greedy = optional_import("picsl_greedy")
 
@@ -41,7 +41,7 @@ class Greedy(PairwiseMethod):
         """Those of both transforms together."""
         dims = fixed.ndim
         greedy = (picsl_greedy.Greedy2D if dims == 2 else picsl_greedy.Greedy3D)()
-        images: dict[str, Any] = {"fixed": _image(fixed, spacing), "moving": _image(moving, spacing)}
+        images: dict[str, Any] = {"fixed": sitk_image(fixed, spacing), "moving": sitk_image(moving, spacing)}
         radius = "x".join([str(self.radius)] * dims)
         always = f"-i fixed moving -V 0 -threads {self.threads}"
         found, start = "warp", ""
@@ -52,11 +52,4 @@ class Greedy(PairwiseMethod):
         options = self.deformable.format(radius=radius)
         greedy.execute(f"{always} {start} {options} -wp 0 -o warp", **images, warp=None)
         greedy.execute(f"-rf fixed -rc composed -r {found} -V 0", composed=None)
-        vectors = sitk.GetArrayFromImage(greedy["composed"])
-        return vectors.transpose(*range(dims - 1, -1, -1), dims).astype(np.float64)
-
-
-def _image(values: Array, spacing: Sequence[float]) -> Any:
-    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
-    image.SetSpacing(list(spacing))
-    return image
+        return first_axis_first(sitk.GetArrayFromImage(greedy["composed"])).astype(np.float64)

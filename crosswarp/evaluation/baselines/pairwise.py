@@ -9,6 +9,7 @@ from typing import Any
 
 import itk
 import numpy as np
+import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -75,8 +76,8 @@ class PairwiseMethod:
             field = self.displacements(moving.values, fixed.values, fixed.spacing)
             if not np.isfinite(field).all():
                 raise RuntimeError("it found displacements that are not finite")
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
+        except Exception as error:  # whatever another's program raises ends this pair alone
+            reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
             logger.warning(f"{type(self).__name__} failed, the pair stays unregistered: {reason}")
             self.failures += 1
             return identity_map(shape)
@@ -95,5 +96,16 @@ class PairwiseMethod:
 
 def array_of_field(field: Any) -> Array:
     """Return the vectors of an ITK displacement field, ``[*spatial, D]``."""
-    vectors = itk.array_from_image(field)
+    return first_axis_first(itk.array_from_image(field))
+
+
+def first_axis_first(vectors: Array) -> Array:
+    """Return vectors at the points of a grid ``[*spatial, D]`` whose axes of space stood the other way."""
     return vectors.transpose(*range(vectors.ndim - 2, -1, -1), vectors.ndim - 1)
+
+
+def sitk_image(values: Array, spacing: Sequence[float]) -> sitk.Image:
+    """Return SimpleITK's image of grey values ``[*spatial]``."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(values.T))
+    image.SetSpacing(list(spacing))
+    return image

@@ -156,6 +156,19 @@ def test_identity_and_failure(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["Fails failed, the pair stays unregistered: all samples outside"] * 4
 
 
+@pytest.mark.parametrize("error", [ValueError("no overlap"), NotImplementedError(), KeyError("x")])
+def test_whatever_a_package_raises_ends_one_pair_alone(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Raises(PairwiseMethod):
+        def displacements(self, *_: Any) -> np.ndarray:
+            raise error
+
+    image, method = GreyImage(np.zeros((5, 4), np.float32), [1.0, 1.0]), Raises()
+    torch.testing.assert_close(method.map(image, image), identity_map((5, 4)))
+    assert method.failures == 1 and (str(error) or type(error).__name__) in caplog.text
+
+
 def test_displacements_that_are_not_finite_are_a_failure(caplog: pytest.LogCaptureFixture) -> None:
     class Diverges(PairwiseMethod):
         def displacements(self, moving: np.ndarray, fixed: np.ndarray, spacing: Sequence[float]) -> Any:
