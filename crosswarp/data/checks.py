@@ -23,6 +23,8 @@ from .landmarks import read_landmarks
 from .people import Appearance, Person, appearances, people_faults
 from .readers import UnfitFileError, read_image
 
+READERS = 4  # images that are checked at a time, each of which may take twice its size as float64
+
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -98,7 +100,7 @@ def read_facts(
         by path: facts, or in words why there are none.
     """
     unique = sorted(set(paths))
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
         results = pool.map(partial(_read, spacing=spacing), unique)
         facts = list(track(results, "checking files", len(unique)))
     return dict(zip(unique, facts, strict=True))

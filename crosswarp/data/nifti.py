@@ -9,7 +9,8 @@ from __future__ import annotations
 import gzip
 import os
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,10 @@ def read_nifti(path: Path) -> Stored:
             states, and for complex numbers.
         OSError, EOFError, zlib.error: from a damaged compressed file.
     """
-    with open(path, "rb") as file:
-        compressed = file.read(2) == b"\x1f\x8b"
-        file.seek(0)
-        with gzip.GzipFile(fileobj=file) if compressed else nullcontext(file) as content:
-            header = _header(path, content)
-            raw = _voxels(path, header, content, compressed)
-    array = apply_read_scaling(raw, *(value or default for value, default in _scaling(header)))
+    with _opened(path) as (content, compressed):
+        header = _header(path, content)
+        raw = _voxels(path, header, content, compressed)
+    array = apply_read_scaling(raw, *scaling(header))
     if array.dtype.names:  # colours
         array = np.stack([array[name] for name in array.dtype.names], -1)
     if several := array.ndim > 3 or raw.dtype.names is not None:
@@ -55,6 +53,22 @@ def read_nifti(path: Path) -> Stored:
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     affine, stated = _affine(path, header)
     return Stored(array, affine, stated, stated, several)
+
+
+def read_header(path: Path) -> Any:
+    """Read nibabel's header of a NIfTI file, compressed or not, whatever it is called; raises the same."""
+    with _opened(path) as (content, _):
+        return _header(path, content)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, bool]]:
+    """The content of a file, and whether it is compressed."""
+    with open(path, "rb") as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        with gzip.GzipFile(fileobj=file) if compressed else nullcontext(file) as content:
+            yield content, compressed
 
 
 def _header(path: Path, content: Any) -> Any:
@@ -121,9 +135,10 @@ def _wrong_length(path: Path, size: int, more: str) -> UnfitFileError:
     )
 
 
-def _scaling(header: Any) -> list[tuple[float | None, float]]:
-    """Slope and intercept, each with what stands in where there is none."""
-    return list(zip(header.get_slope_inter(), (1.0, 0.0), strict=True))
+def scaling(header: Any) -> tuple[float, float]:
+    """Slope and intercept of a header, 1 and 0 where it has none."""
+    slope, intercept = header.get_slope_inter()
+    return slope or 1.0, intercept or 0.0
 
 
 def _affine(path: Path, header: Any) -> tuple[np.ndarray, bool]:

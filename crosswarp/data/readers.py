@@ -28,6 +28,7 @@ from .sharing import decoded
 from .stored import Stored, UnfitFileError
 
 PICTURES = (".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp")  # their spacing is often that of a screen
+DOTS_PER_INCH = (72, 75, 96, 100, 120, 144, 150, 200, 240, 300, 400, 600, 1200)  # of screens and printers
 
 
 class AnyFormatReader(ImageReader):
@@ -44,9 +45,9 @@ class AnyFormatReader(ImageReader):
     - A DICOM picture that does not say how it lies in space, as most radiographs, but has a
       PatientOrientation, lies as that says; see :func:`~.laterality.stated_directions`.
     - The metadata are `spacing` in mm along the array's axes, `spacing_known` (False where the file does not
-      say it and 1 mm stands in), `place_known`, `file_affine` (the file's own, `[4, 4]` also where the image
-      is 2D), `side` (``left`` or ``right``; only where a DICOM header states it) and what MONAI needs;
-      nothing else of a DICOM header travels further.
+      say it, or a picture says that of a screen or printer, and 1 mm stands in), `place_known`,
+      `file_affine` (the file's own, `[4, 4]` also where the image is 2D), `side` (``left`` or ``right``; only
+      where a DICOM header states it) and what MONAI needs; nothing else of a DICOM header travels further.
     - DICOM values are those after the modality LUT or rescaling, slice by slice, and those of MONOCHROME1 are
       turned round so that bright is dense as elsewhere. A folder holds one series of parallel, evenly spaced
       slices; see :func:`~.dicom.series_files`.
@@ -129,9 +130,14 @@ class AnyFormatReader(ImageReader):
                 "transform can go with; resample it onto a grid without"
             )
         known = stored.spacing_stated or bool((spacing != 1).any())
+        picture = path.suffix.lower() in PICTURES
+        if picture and any(np.allclose(25.4 / spacing, dots, rtol=2e-3) for dots in DOTS_PER_INCH):
+            file_affine = file_affine.copy()
+            file_affine[:3, :dims] /= spacing
+            spacing, known = np.ones(dims), False
         if self.spacing is not None:
             given = given_spacing(self.spacing, dims)
-            if known and path.suffix.lower() not in PICTURES and not np.allclose(spacing, given, rtol=0.01):
+            if known and not picture and not np.allclose(spacing, given, rtol=0.01):
                 raise UnfitFileError(
                     f"{path}: states its spacing, {_millimetres(spacing)}, and {_millimetres(given)} was "
                     "given for it; leave that out, or correct the file's header"

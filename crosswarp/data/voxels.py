@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import itk
 import nibabel as nib
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from ..files import replacing
 from ..spatial.grid import Grid
 from ..spatial.physical import place
-from .readers import read_image
+from .nifti import read_header, scaling
+from .readers import UnfitFileError, read_image
 
 NIFTI = (".nii.gz", ".nii")
 PLAIN = (".mha", ".nrrd")
@@ -75,12 +75,14 @@ def read_voxels(path: str | Path, spacing: float | Sequence[float] | None = None
     voxels = Voxels(array, Grid.from_ras(meta["affine"], meta["spatial_shape"]), array.dtype)
     if not str(path).lower().endswith(NIFTI):
         return voxels
-    image: Any = nib.load(path)
-    header, stored = image.header, image.get_data_dtype()
-    slope, intercept = image.dataobj.slope, image.dataobj.inter
+    header = read_header(Path(path))
+    stored, (slope, intercept) = header.get_data_dtype(), scaling(header)
     if (slope, intercept) != (1, 0):
         voxels = replace(voxels, dtype=stored.newbyteorder("="), scaling=(float(slope), float(intercept)))
-    if len(header.get_data_shape()) == 4:
+    shape = header.get_data_shape()
+    if len(shape) > 4 and shape[3] > 1:
+        raise UnfitFileError(f"{path}: has vectors in each of its frames, {list(shape)}; store frames singly")
+    if len(shape) == 4:
         unit = header.get_xyzt_units()[1]
         voxels = replace(voxels, frames=True, step=float(header.get_zooms()[3]), unit=unit)
     return voxels

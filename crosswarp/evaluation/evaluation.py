@@ -166,6 +166,9 @@ class Evaluation:
         )
         found = {"summary": _without_nan(summarise(rows)), "comparison": _without_nan(comparison)}
         written = {"metrics.csv": True, "expected.csv": expected, "comparison.csv": self.baselines}
+        for path in (self.folder / name for name, there in written.items() if not there):
+            if path.exists():  # of an evaluation before, and of other networks perhaps
+                path.replace(path.with_suffix(".previous.csv"))
         paths = [
             self.run_dir / "report.html",
             *(self.folder / name for name, there in written.items() if there),

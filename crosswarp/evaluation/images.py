@@ -158,11 +158,13 @@ class EvaluatedImages:
             f"of their {total} pairs were registered, each in both directions."
         ]
         for modality in self.modalities.values():
-            missing = sum("label" not in record for record in modality.test)
-            if missing == len(modality.test):
+            missing = sum(not {"label", "landmarks"} & record.keys() for record in modality.test)
+            if not any("label" in record for record in modality.test):
                 notes.append(f"No {modality.name} test image has a label: no overlap can be measured there.")
             elif missing:
-                notes.append(f"{missing} {modality.name} test images without a label were left out.")
+                notes.append(
+                    f"{missing} {modality.name} test images without label and landmarks were left out."
+                )
         for key, records in self.records.items():
             for image, record in zip(images[key], records, strict=True):
                 if outside := self._landmarks(record).keys() - image.landmarks.keys():

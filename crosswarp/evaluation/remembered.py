@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,17 @@ from ..kept import known_json, read_json
 from ..runs.bundle import INFERENCE, WEIGHTS, write_json
 from ..runs.config import read_config
 from ..runs.stage import LOCATION_IDS
+
+PACKAGES = (
+    "antspyx",
+    "convexadam",
+    "fireants",
+    "icon_registration",
+    "itk",
+    "itk-elastix",
+    "picsl_greedy",
+    "unigradicon",
+)
 
 
 def fingerprint(*content: Any) -> str:
@@ -51,11 +64,15 @@ class Origin:
         self.config, self.own = config, read_config(config_file).get().keys()
         self.weights = file_digest(run_dir / WEIGHTS)
         data, inference = read_json(run_dir / "run.json")["datalist_digest"], file_digest(run_dir / INFERENCE)
-        self.made_of = [data, inference, self.weights, __version__]
+        device = parser.get_parsed_content("device", default=None)  # of which times and memory are
+        self.made_of = [data, inference, self.weights, __version__, str(device)]
 
     def of_all(self, *circumstances: Any) -> str:
         """The fingerprint of the whole evaluation, in circumstances that its report names."""
-        return fingerprint(self.config, self.made_of, self.baselines, *circumstances)
+        given = [_given(value) for value in self.config.values()]
+        return fingerprint(
+            self.config, given, self.made_of, self.baselines, baseline_versions(), *circumstances
+        )
 
     def of_baseline(self, name: str, learnt: str | None) -> str:
         """The fingerprint of a baseline's measurements; what the configs of others bring along is none of it.
@@ -65,4 +82,19 @@ class Origin:
             learnt: digest of its weights, where it has some.
         """
         config = {key: value for key, value in self.config.items() if key in self.own}
-        return fingerprint(config, self.made_of, self.baselines.get(name), learnt)
+        return fingerprint(config, self.made_of, self.baselines.get(name), baseline_versions(), learnt)
+
+
+def _given(value: Any) -> str | None:
+    """The digest of a file that a config names, whose content may change."""
+    is_file = isinstance(value, str) and not value.startswith(("$", "@", "%")) and Path(value).is_file()
+    return file_digest(Path(value)) if is_file else None
+
+
+def baseline_versions() -> dict[str, str]:
+    """Versions of the packages of baselines, of those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -10,9 +10,11 @@ from typing import Any
 from ..kept import read_json
 from ..metrics.rows import Row
 from ..metrics.trainings import averaged, spread
+from ..places import STAGES
 from ..report import write_csv, write_report
 from ..report.printing import show
 from ..report.tables import seeds_table
+from ..runs.stage import CONFIG, UNDECISIVE_IDS
 
 TEXTS = {
     *("kind", "modality", "network", "image", "subject", "class", "method", "direction"),
@@ -59,7 +61,7 @@ def check_one_cohort(runs: Mapping[str, Path]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: naming those that are not there.
-        ValueError: where they are runs of different data.
+        ValueError: where they are runs of different data, or trained with different parameters.
     """
     files = {name: path / "run.json" for name, path in runs.items()}
     if missing := [str(path.parent) for path in files.values() if not path.is_file()]:
@@ -70,7 +72,29 @@ def check_one_cohort(runs: Mapping[str, Path]) -> dict[str, Any]:
             f"Expected seeds of one cohort, but {', '.join(claims)} are runs of different data: give with "
             "--seeds those that belong together."
         )
+    configs = {name: _configs(path) for name, path in runs.items()}
+    first = next(iter(configs.values()))
+    others = {
+        name: [key for key in first | own if first.get(key) != own.get(key)] for name, own in configs.items()
+    }
+    if differing := [f"{name} in {', '.join(keys)}" for name, keys in others.items() if keys]:
+        raise ValueError(
+            f"Expected trainings that differ by their seed alone, but from {next(iter(configs))} differ "
+            f"{'; '.join(differing)}: give with --seeds those that belong together."
+        )
     return claims
+
+
+def _configs(run: Path) -> dict[str, Any]:
+    """What the stages of a run were trained with, but for seed and places, by ``<stage>#<id>``."""
+    return {
+        f"{stage}#{key}": value
+        for stage in STAGES
+        for key, value in (
+            read_json(run / stage / CONFIG) if (run / stage / CONFIG).is_file() else {}
+        ).items()
+        if key not in UNDECISIVE_IDS | {"seed"}
+    }
 
 
 def read_rows(path: Path) -> list[Row]:

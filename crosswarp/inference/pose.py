@@ -123,10 +123,10 @@ class PoseSearch:
         poses = [each for each in self.poses(view.dims) if mirrored in (None, each.mirrored)]
         if not poses:  # turns are not tried
             poses = [replace(each, turn=mirroring(view.dims)) for each in self.poses(view.dims)]
-        found = self.judged(view, poses, modality, view.search_size())
+        found = self.judged(view, poses, modality, view.search_size(poses))
         if self.inverted and max(each.odds for each in found) < 0:
             poses = [replace(pose, inverted=True) for pose in poses]
-            found += self.judged(view, poses, modality, view.search_size())
+            found += self.judged(view, poses, modality, view.search_size(poses))
         found = sorted(found, key=lambda each: -each.score)
         if view.is_large():
             closer = [self.about_anatomy(each, view, modality) for each in found[: self.kept]]
@@ -148,7 +148,8 @@ class PoseSearch:
 
     def looked_over(self, view: View, pose: Pose, modality: str) -> Judged:
         """Segment all of a large image in a pose."""
-        (found,) = self.judged(view, [replace(pose, centre=None)], modality, view.search_size())
+        whole = [replace(pose, centre=None)]
+        (found,) = self.judged(view, whole, modality, view.search_size(whole))
         return found
 
     def shows_several(self, found: Judged, modality: str) -> bool:
@@ -278,12 +279,16 @@ class View:
         """Whether much of the image lies beyond its frame."""
         return bool(self.extent_in_frames().max() > LARGER)
 
-    def search_size(self) -> list[int]:
-        """Points of a frame that holds the whole image, whichever way it is turned, if not too large."""
-        factor = min(float(self.extent_in_frames().max()), LARGEST_SEARCH)
-        if factor <= LARGER:
+    def search_size(self, poses: Sequence[Pose]) -> list[int]:
+        """Points of a frame that holds the whole image in each of some poses, if not too large."""
+        if not self.is_large():
             return list(self.spatial_size)
-        return [16 * math.ceil(size * factor / 16) for size in self.spatial_size]
+        reach, frame = np.ptp(Grid.of(self.image).corners, axis=0), np.asarray(self.spacing)
+        lengths = np.max([reach @ np.abs(pose.turn) for pose in poses], axis=0)
+        factors = np.clip(lengths / (frame * self.spatial_size), 1, LARGEST_SEARCH)
+        return [
+            16 * math.ceil(size * each / 16) for size, each in zip(self.spatial_size, factors, strict=True)
+        ]
 
 
 class PosedFramesd(MapTransform):
@@ -350,6 +355,7 @@ class PosedFramesd(MapTransform):
             words = replace(pose, turn=usual.T @ pose.turn).words()
             other = " (the other side?)" if words.startswith("mirrored") else ""
             result[f"{key}_pose"] = f"is seen {words}{other}" if words else ""
+            rivals = [replace(each, turn=usual.T @ each.turn) for each in rivals]
             doubts = [each.words() or "as those of the training" for each in rivals]
             if wanted == "auto" and mirrored is None and pose.mirrored and not doubts:
                 doubts = ["as one that is not mirrored: which side it is, nothing says"]

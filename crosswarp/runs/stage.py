@@ -145,6 +145,7 @@ class Stage:
         datalist: the data.
         inputs: earlier stages whose weights this one uses.
         place: in a chain, for its heading, such as ``[2/4]``.
+        start_file: weights of another bundle that the training starts from, which decide the result as well.
     """
 
     def __init__(
@@ -155,6 +156,7 @@ class Stage:
         datalist: Datalist,
         inputs: list[str] | None = None,
         place: str = "",
+        start_file: str | None = None,
     ):
         self.name, self.place = name, place
         self.bundle_root = Path(bundle_root)
@@ -162,6 +164,7 @@ class Stage:
         self.folder = self.run_dir / name
         self.datalist = datalist
         self.inputs = list(inputs or ())
+        self.start_file = start_file
         self._fingerprint, self._started, self._seconds, self._threads = "", 0.0, 0.0, 0
         self._writer: Writer | None = None
 
@@ -193,6 +196,7 @@ class Stage:
         # given by the chain or taken from the datalist: what counts is the value
         config |= {key: parser.get_parsed_content(key) for key in DATA_IDS if key in config}
         content = [config, data_digest, self.input_digests(), __version__]
+        content += [] if self.start_file is None else [file_digest(Path(self.start_file))]
         return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
     def state(self, fingerprint: str) -> str:

@@ -8,6 +8,8 @@ import torch
 
 from .sampling import as_float32, sample
 
+DAMPING = (1.0, 0.5, 0.2)  # parts of a step that solve for an inverse, one after the other
+
 
 def identity_map(spatial_shape: Sequence[int], device: torch.device | str | None = None) -> torch.Tensor:
     """Return the map that leaves every point where it is.
@@ -84,13 +86,14 @@ def invert(phi: torch.Tensor, max_iterations: int = 50, tolerance: float = 1e-5)
     """Return ``φ⁻¹``, solving ``ψ = id − u(ψ)`` by fixed-point iteration.
 
     It converges where the displacement ``u`` has a Lipschitz constant below 1, as smooth fields of moderate
-    strain do; elsewhere the last iterate is returned. A point that stands still is done: few that do not
-    converge cost little.
+    strain do. Points that still move are then moved by a part of the step alone, which converges where the
+    map stretches by more, up to ``2 / DAMPING[-1]``; elsewhere, as at folds, the last iterate is returned. A
+    point that stands still is done: few that do not converge cost little.
 
     Args:
         phi: ``[B, D, *spatial]``.
-        max_iterations: upper limit of the iterations.
-        tolerance: a point stands still when it moves by no more than this, in normalised units.
+        max_iterations: upper limit of the iterations with each part of the step.
+        tolerance: a point stands still when a whole step is no more than this, in normalised units.
 
     Returns:
         ``[B, D, *spatial]`` with ``compose(phi, invert(phi)) ≈ id``.
@@ -101,12 +104,12 @@ def invert(phi: torch.Tensor, max_iterations: int = 50, tolerance: float = 1e-5)
     shift, points = displacement(phi), identity_map(phi.shape[2:], phi.device).flatten(2)
     inverse = points - shift.flatten(2)
     moving = torch.arange(points.shape[2], device=phi.device)
-    for _ in range(max_iterations):
+    for part in [each for each in DAMPING for _ in range(max_iterations)]:
         here = inverse[..., moving]
         read = sample(shift, here.reshape(*here.shape, *[1] * (phi.ndim - 3)))
-        there = points[..., moving] - read.flatten(2)
+        there = torch.lerp(here, points[..., moving] - read.flatten(2), part)
         inverse = inverse.index_copy(2, moving, there)
-        moving = moving[(there - here).detach().abs().amax((0, 1)) > tolerance]
+        moving = moving[(there - here).detach().abs().amax((0, 1)) > part * tolerance]
         if not len(moving):
             break
     return inverse.reshape(shift.shape)

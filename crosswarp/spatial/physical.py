@@ -8,6 +8,7 @@ fixed image onto that of the moving one. Like the map itself, an ITK transform t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 from .alignment import apply_affine
 from .grid import Grid, Matrix
 from .maps import displacement, identity_map, invert
+
+MOST_POINTS, GROWS = 2**22, 27  # of a map's larger grid: as many, or so many times those of the map
 
 
 def place(image: Any, grid: Grid) -> None:
@@ -86,7 +89,8 @@ def with_margin(phi: torch.Tensor, grid: Grid, covered: Sequence[Matrix] = ()) -
         phi: ``[1, D, *spatial]``, on any grid over the image's extent.
         grid: of the image.
         covered: points ``[N, D]``, mm, that the larger grid has to contain, such as the corners of an image
-            that reaches beyond its frame.
+            that reaches beyond its frame. They are not, where that takes more than ``MOST_POINTS`` points and
+            ``GROWS`` times as many as the map has, as of a map that shrinks all to nothing.
 
     Returns:
         the map in fractions of its larger grid, and that grid.
@@ -101,7 +105,9 @@ def with_margin(phi: torch.Tensor, grid: Grid, covered: Sequence[Matrix] = ()) -
     needed = torch.minimum(farthest.ceil().int() + 1, steps + 1)
     for points in covered:
         outside = torch.from_numpy(np.abs(grid.to_fractions(points) - 0.5).max(0) - 0.5).to(phi.device)
-        needed = needed.maximum((outside.view(column) * steps + farthest).ceil().int() + 1)
+        wider = needed.maximum((outside.view(column) * steps + farthest).ceil().int() + 1)
+        points_of = (steps + 1 + 2 * wider.where(steps > 0, 0)).double().prod()
+        needed = wider if points_of <= max(MOST_POINTS, GROWS * math.prod(shape)) else needed
     margins = needed.where(steps > 0, 0).flatten().tolist()
     pads = [margin for each in reversed(margins) for margin in (each, each)]
     shift = F.pad(shift, pads, mode="replicate")

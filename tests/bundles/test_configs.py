@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from monai.bundle.workflows import _reject_executable_logging_config
 from torch import nn
 
 from crosswarp.data import load_datalist
+from crosswarp.places import STAGES
 from crosswarp.runs.chain import PARTS
 from crosswarp.runs.config import REFERENCE, _arguments, check_ids, read_config
 from crosswarp.runs.shared import MONAI_LABEL, with_shared
@@ -249,3 +251,26 @@ def test_the_demo_labels_many_small_images_at_a_time_unless_few_are_asked_for(ba
     parser = read_config(configs / "train.json", configs / "presets" / "demo.json")
     parser["batch_size"] = batch_size
     assert parser.get_parsed_content("label_batch_size") == expected
+
+
+@pytest.mark.parametrize("overlay", ["evaluate.json", "presets/fine_tune.json"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_trained_network_sees_other_data_as_it_was_trained(tmp_path, stage, overlay):
+    """Its side, spacing and size of the frame are the network's, whatever the new datalist says."""
+    bundle = ROOT / "bundles" / stage
+    seen = {"spatial_size": [48, 32], "spacing": [1.5, 2.0], "mirrored_side": "left"}
+    trained = read_config(bundle / "configs" / "inference.json").get() | seen
+    for folder in (tmp_path, tmp_path / "run" / stage):
+        (folder / "configs").mkdir(parents=True)
+        (folder / "configs" / "inference.json").write_text(json.dumps(trained))
+    write_blob_cohort(tmp_path / "data")
+    files = [str(bundle / "configs" / file) for file in ("train.json", overlay)]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update(
+        {
+            "bundle_root": str(tmp_path),
+            "run_dir": str(tmp_path / "run"),
+            "datalist": str(tmp_path / "data" / "datalist.json"),
+        }
+    )
+    assert {key: parser.get_parsed_content(key) for key in seen} == seen

@@ -135,9 +135,21 @@ def test_nothing_else_of_a_dicom_header_is_kept(tmp_path):
     }
 
 
-def test_a_given_spacing_replaces_that_of_a_screen(tmp_path):
-    Image.fromarray(PICTURE).save(tmp_path / "picture.tif", dpi=(72, 72))
-    assert load(tmp_path / "picture.tif").meta["spacing"] == pytest.approx([25.4 / 72] * 2, abs=1e-3)
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".bmp"])
+@pytest.mark.parametrize("dots", [72, 96, 300])
+def test_the_resolution_of_a_screen_is_no_spacing(tmp_path, suffix, dots):
+    path = tmp_path / f"picture{suffix}"
+    Image.fromarray(PICTURE).save(path, dpi=(dots, dots))
+    image = load(path)
+    assert image.meta["spacing_known"] is False and list(image.meta["spacing"]) == [1, 1]
+    np.testing.assert_array_equal(image.affine, np.diag([-1, -1, 1]))
+    Image.fromarray(PICTURE).save(tmp_path / "picture.tif", dpi=(50.8, 50.8))
+    assert load(tmp_path / "picture.tif").meta["spacing_known"] is True
+
+
+def test_a_given_spacing_replaces_that_of_a_picture(tmp_path):
+    Image.fromarray(PICTURE).save(tmp_path / "picture.tif", dpi=(50.8, 50.8))
+    assert load(tmp_path / "picture.tif").meta["spacing"] == pytest.approx([0.5] * 2, abs=1e-3)
     loader = LoadImage(
         reader="crosswarp.data.readers.AnyFormatReader", spacing=[0.3, 0.4], ensure_channel_first=True
     )

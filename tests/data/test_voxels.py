@@ -205,3 +205,20 @@ def test_a_fault_is_found_before_anything_is_computed(place):
         warped(place, "a.nii", ".png")
     assert not list(place.glob("out*"))
     assert read_voxels(place / "a.nii").grid.shape == SHAPE
+
+
+@pytest.mark.parametrize("name", ["plain.nii.gz", "packed.nii"])
+def test_a_file_is_read_by_what_it_is_and_not_by_its_name(place, name):
+    array = random("u1", SHAPE)
+    packed = name == "packed.nii"
+    nib.save(nib.Nifti1Image(array, AFFINE), place / ("a.nii.gz" if packed else "a.nii"))
+    (place / ("a.nii.gz" if packed else "a.nii")).rename(place / name)
+    np.testing.assert_array_equal(by_sitk(warped(place, name, ".mha", label=True), 3), moved(array, 3))
+
+
+def test_vectors_in_frames_are_refused_and_vectors_are_not(place):
+    for frames in (2, 1):
+        nib.save(nib.Nifti1Image(random("f4", (*SHAPE, frames, 3)), AFFINE), place / f"a{frames}.nii")
+    with pytest.raises(ValueError, match="vectors in each of its frames"):
+        warped(place, "a2.nii", ".nii")
+    assert nib.load(warped(place, "a1.nii", ".nii")).shape == (*SHAPE, 1, 3)

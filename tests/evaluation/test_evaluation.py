@@ -232,7 +232,7 @@ def test_only_labelled_images_where_some_are(tmp_path: Path, capsys: pytest.Capt
     datalist.write_text(json.dumps(content))
     rows = evaluate(write_trained_run(tmp_path / "run", datalist))
     assert {row["image"] for row in of(rows, modality="cold")} == {"images/coldtest1.nii.gz"}
-    assert "1 cold test images without a label were left out" in capsys.readouterr().out
+    assert "1 cold test images without label and landmarks were left out" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("undrawn")

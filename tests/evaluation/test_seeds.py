@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from math import isnan
 from statistics import fmean, stdev
 
@@ -112,6 +113,13 @@ def test_seeds_of_different_data_or_of_none_make_no_report(tmp_path):
         (tmp_path / f"seed-{seed}").mkdir()
         (tmp_path / f"seed-{seed}" / "run.json").write_text(f'{{"datalist_digest": "{seed}"}}')
     with pytest.raises(ValueError, match="seed-0, seed-1 are runs of different data"):
+        evaluate(str(tmp_path))
+    for seed, epochs in ((0, 5), (1, 9)):
+        (tmp_path / f"seed-{seed}" / "run.json").write_text('{"datalist_digest": "same"}')
+        config = tmp_path / f"seed-{seed}" / "domain_adaptation" / "configs" / "train.json"
+        config.parent.mkdir(parents=True)
+        config.write_text(json.dumps({"max_epochs": epochs, "seed": seed, "run_dir": str(seed)}))
+    with pytest.raises(ValueError, match="from seed-0 differ seed-1 in domain_adaptation#max_epochs: give"):
         evaluate(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="Expected trained runs in .*seed-2, but there are none"):
         evaluate(str(tmp_path), seeds=[0, 2])

@@ -162,6 +162,15 @@ def test_a_picture_of_two_is_said_to_show_several(wanted: str) -> None:
     assert "more than once" not in posed({"moving_input": figure(size=130)})["moving_input_doubt"]
 
 
+def test_a_long_image_is_searched_in_a_long_frame() -> None:
+    view = View(figure(size=130)[:, :64], [SIZE, SIZE], [1.0, 1.0])
+    upright, lying = Pose(np.eye(2)), named_pose("turned_90", 2)
+    short, long = 64, 144  # of 63 and 129 mm
+    assert view.search_size([upright]) == [short, long]
+    assert view.search_size([lying]) == [long, short]
+    assert view.search_size([upright, lying]) == [long, long]
+
+
 @pytest.mark.parametrize(("side", "wanted"), product(("left", "right", None), ("as_is", "auto")))
 def test_a_known_side_is_seen_as_the_other_and_is_nothing_unusual(side: str | None, wanted: str) -> None:
     left = changed(named_pose("mirrored", 2), figure())

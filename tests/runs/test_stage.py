@@ -312,3 +312,13 @@ def test_what_is_worse_than_its_start_is_not_published(bundle, caplog, start_siz
     judge_again(limit=9.0)
     assert published().equal(trained.weight), "with this limit it passes"
     assert bundle.manifest["warnings"] == ["of what was trained"] and "fell_back" not in bundle.manifest
+
+
+def test_weights_that_a_training_starts_from_count(bundle, tmp_path):
+    start = tmp_path / "start.pt"
+    start.write_bytes(b"one")
+    fine_tuned = {"stage#start_file": str(start)}
+    bundle.train(**fine_tuned)
+    assert bundle.state(**fine_tuned) == "done" and bundle.state() == "stale"
+    start.write_bytes(b"two")
+    assert bundle.state(**fine_tuned) == "stale"

@@ -97,14 +97,31 @@ def test_inverse_undoes_a_smooth_map(spatial_shape, seed):
 
 
 @pytest.mark.parametrize("spatial_shape", [(9, 17), (7, 8, 9)])
-def test_inverse_of_shift_and_of_expansion_is_exact(spatial_shape):
+def test_inverse_of_shift_and_of_expansion_is_exact(spatial_shape, monkeypatch):
     identity = identity_map(spatial_shape)
     torch.testing.assert_close(invert(identity + 0.1), identity - 0.1, atol=1e-6, rtol=0)
     expansion, contraction = 0.5 + 1.25 * (identity - 0.5), 0.5 + (identity - 0.5) / 1.25
     torch.testing.assert_close(invert(expansion), contraction, atol=1e-5, rtol=0)
+    monkeypatch.setattr(maps, "DAMPING", (1.0,))
     # after n iterations of an affine map of strain s the error is s^(n + 1) of the displacement
     error = (invert(expansion, max_iterations=2) - contraction).abs().max().item()
     assert error == pytest.approx(0.25**3 * 0.1, rel=0.01)
+
+
+@pytest.mark.parametrize("steepest", [2.5, 4.5, 8.0])
+@pytest.mark.parametrize("spatial_shape", [(96, 7), (90, 5, 6)])
+def test_inverse_of_a_map_that_stretches_much_somewhere(spatial_shape, steepest):
+    """A smooth step: points about the middle are spread out, none is folded; plain iteration runs away."""
+    identity = identity_map(spatial_shape)
+    x, amount = identity[:, :1], 0.06
+    wave = torch.tanh((x - 0.5) * (steepest - 1) / amount) - torch.tanh(
+        torch.tensor(0.5 * (steepest - 1) / amount)
+    )
+    phi = identity.clone()
+    phi[:, :1] += amount * wave
+    slope = (phi[:, 0].diff(dim=1) * (spatial_shape[0] - 1)).flatten()
+    assert slope.min() > 0.5 and slope.max() > 0.8 * steepest
+    assert displacement(compose(phi, invert(phi))).abs().max() < 2e-5
 
 
 def test_inverse_of_a_folding_map_ends_and_is_finite():
@@ -122,7 +139,7 @@ def test_points_that_stand_still_are_not_read_again(monkeypatch):
     phi[0, :, 10, 12] += 0.5  # the places around it do not converge
     read.clear()
     inverse = invert(phi)
-    assert len(read) == 50 and sum(map(torch.numel, read)) < 3 * usual
+    assert len(read) == 150 and sum(map(torch.numel, read)) < 5 * usual
     same = (inverse - expected).abs().amax(1) < 2e-5
     assert same.float().mean() > 0.9
 

@@ -123,3 +123,13 @@ def test_what_shears_is_refused():
     shear = Grid((4, 4), np.array([[1, 0.5, 0], [0, 1, 0], [0, 0, 1]]))
     with pytest.raises(ValueError, match="without shear"):
         itk_transforms(identity_map((4, 4)), shear, shear)
+
+
+def test_a_map_that_shrinks_all_to_a_point_takes_no_endless_grid():
+    grid = Grid.from_ras(np.eye(3), (32, 32))
+    identity = identity_map((32, 32))
+    sizes = [
+        PhysicalMap.of(0.5 + k * (identity - 0.5), grid, grid, None, grid).grid.shape for k in (0.5, 0.005)
+    ]
+    assert max(sizes[0]) > 60, "what leaves the image finds its way back"
+    assert np.prod(sizes[1]) < 2**22

@@ -101,11 +101,17 @@ def test_networks_are_trained_once_and_measured_on_the_same_pairs(
     config = read_json(trained / "configs" / "train.json")
     assert config["train"]["similarity"]["_target_"] == "scripts.losses.MINDSSCLoss"
     assert config["max_epochs"] == 1
+    assert [epoch["epoch"] for epoch in read_json(trained / "checkpoints" / "history.json")] == [1], (
+        "kept once"
+    )
     manifest = trained / "manifest.json"
     assert read_json(manifest)["criterion"] == "last epoch", "no label chose it"
     before = manifest.read_bytes()
     evaluate(run, "mind_network,identity", max_pairs=2)
     assert manifest.read_bytes() == before, "trained once"
+    run_bundle(config_file=str(ROOT / "configs" / "evaluate.json"), run_dir=str(run), bundle_root=str(ROOT))
+    names = sorted(path.name for path in (run / "evaluation").glob("comparison*"))
+    assert names == ["comparison.previous.csv"], "it is not of these measurements"
 
 
 def test_measurements_of_a_baseline_are_kept(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
