@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 
@@ -319,6 +320,16 @@ def test_a_class_more_than_the_weights_have(files: Files):
 )
 def test_metadata_that_contradict_the_rest(files: Files, change: Callable, reason: str):
     assert_fault(faults(changed(files, "configs/metadata.json", change)), reason)
+
+
+def test_metadata_are_checked_with_the_jsonschema_of_monai_label(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+):
+    """3.2 has no `json_path`."""
+    monkeypatch.delattr(jsonschema.exceptions._Error, "json_path", raising=False)
+    assert faults(files) == []
+    found = faults(changed(files, "configs/metadata.json", lambda m: m.update(authors=["a", "b"])))
+    assert_fault(found, r"\$\.authors: \['a', 'b'\] is not of type 'string'")
 
 
 @pytest.mark.parametrize(
