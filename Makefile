@@ -1,5 +1,5 @@
 # make demo    the whole chain on a synthetic knee cohort, on the CPU; ends in $(RUN)/report.html
-# make test    every test, with coverage
+# make test    all tests but test-long and test-label, with coverage
 # make test-long  injects faults for an hour or so: kills, damage, full disks; prints a table (see docs)
 # make test-numpy126  the tests of packaged bundles on numpy 1.26, in an environment of its own
 # make lint    ruff and mypy

@@ -23,6 +23,10 @@ def locked() -> dict[str, str]:
     return {match["name"].replace("_", "-"): match["version"] for match in found if match}
 
 
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
 def test_each_requirement_is_locked_at_the_version_that_is_tested():
     versions = locked()
     for requirement in map(Requirement, lines("requirements.txt")):
@@ -30,7 +34,15 @@ def test_each_requirement_is_locked_at_the_version_that_is_tested():
 
 
 def test_the_locked_versions_are_within_the_ranges_of_the_package():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     versions = locked()
-    for requirement in map(Requirement, project["dependencies"]):
+    for requirement in map(Requirement, project()["dependencies"]):
+        assert requirement.specifier.contains(versions[requirement.name.lower()]), requirement
+
+
+def test_the_environment_of_monai_label_is_within_the_ranges_of_the_package():
+    """It never installs crosswarp: nothing else sees whether `pip install "crosswarp[label]"` can be."""
+    pinned = (text.partition("==") for text in lines("requirements-label.txt"))
+    versions = {name.lower(): version for name, _, version in pinned}
+    wanted = [*project()["dependencies"], *project()["optional-dependencies"]["label"]]
+    for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(versions[requirement.name.lower()]), requirement

@@ -18,6 +18,7 @@ import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from crosswarp.release.verify import unpack
@@ -57,6 +58,7 @@ def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
 
     Raises:
         BundleError: for a zip that is not what was packaged.
+        DiskError: where the disk is full or may not be written to.
     """
     ignored = shutil.ignore_patterns("__pycache__", "model", "logs")
     shutil.copytree(app, folder, dirs_exist_ok=True, ignore=ignored)
@@ -66,11 +68,15 @@ def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
         name = path.name.rpartition("_v")[0]
         if (folder / "model" / name).exists():
             continue
-        configs = unpack(path, folder / "model") / "configs"
-        if name in SEGMENTATION:
-            (configs / "monai_label.json").replace(configs / "train.json")
-        elif app != APPS["crosswarp"]:
-            (configs / "train.json").unlink()
+        with TemporaryDirectory(prefix=f".{name}_", dir=folder) as partial:
+            bundle = unpack(path, partial)
+            configs = bundle / "configs"
+            if name in SEGMENTATION:
+                (configs / "monai_label.json").replace(configs / "train.json")
+            elif app != APPS["crosswarp"]:
+                (configs / "train.json").unlink()
+            (folder / "model").mkdir(exist_ok=True)
+            bundle.rename(folder / "model" / bundle.name)  # what is there is whole
     return folder
 
 

@@ -39,7 +39,7 @@ def package(
     from ..files import replacing
     from ..kept import read_json
     from ..lock import one_writer
-    from ..release.package import Release, check_run, zipped
+    from ..release.package import Release, check_run, warn_of_edits_left_out, zipped
     from ..release.verify import BundleError, inspect
     from ..runs.chain import data_of_run
 
@@ -51,6 +51,7 @@ def package(
     data = data_of_run(run_dir, datalist)
     provenance = read_json(run_dir / "provenance.json")
     check_run(run_dir, provenance)
+    warn_of_edits_left_out(run_dir)
     release = Release(run_dir, data, provenance, str(version or __version__), changes)
     bundles = {name: release.stage(name) for name in STAGES} | {META: release.chain()}
     contents = {

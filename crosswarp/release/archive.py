@@ -8,7 +8,10 @@ import zipfile
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import IO
+
+from ..disk import explained
 
 MAX_FILES = 1000
 MAX_WEIGHTS = 2 * 2**30  # bytes, of one file of weights
@@ -76,19 +79,25 @@ class Archive:
         return content
 
     def extract(self, folder: Path) -> Path:
-        """Unpack the files; returns the bundle's folder.
+        """Unpack the files, all or none; returns the bundle's folder, which must not be there yet.
 
         Raises:
             ValueError: where a file is not what was read before.
+            DiskError: where the disk is full or may not be written to.
         """
-        for path, member in self.files.items():
-            content = self.zip.read(member)
-            if self.digests.get(path, sha256(content).hexdigest()) != sha256(content).hexdigest():
-                raise ValueError(f"{path} changed while it was verified.")
-            target = folder / self.folder / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-        return folder / self.folder
+        bundle = folder / self.folder
+        with explained(bundle, folder / f"{self.folder}.partial"):
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=f".{self.folder}_", dir=folder) as partial:
+                for path, member in self.files.items():
+                    content = self.zip.read(member)
+                    if self.digests.get(path, sha256(content).hexdigest()) != sha256(content).hexdigest():
+                        raise ValueError(f"{path} changed while it was verified.")
+                    target = Path(partial, self.folder, path)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(content)
+                Path(partial, self.folder).rename(bundle)
+        return bundle
 
 
 def member_faults(member: zipfile.ZipInfo) -> list[str]:

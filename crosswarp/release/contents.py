@@ -269,9 +269,10 @@ class Contents:
             return
         metadata, config = self.json[paths["metadata.json"]], self.json[paths["inference.json"]]
         schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-        validator = jsonschema.validators.validator_for(schema)(schema)
-        for error in validator.iter_errors(metadata):
-            self.found.faults.append(f"{paths['metadata.json']}: {error.json_path}: {error.message}")
+        # no keyword in it is newer, and jsonschema 3.2 knows no later draft
+        for error in jsonschema.Draft7Validator(schema).iter_errors(metadata):
+            place = ".".join(map(str, ["$", *error.absolute_path]))
+            self.found.faults.append(f"{paths['metadata.json']}: {place}: {error.message}")
         with self.fault(paths["metadata.json"]):
             self.check_release(root, metadata)
         with self.fault(paths["inference.json"]):

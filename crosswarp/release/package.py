@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import zipfile
 from collections.abc import Mapping
@@ -27,9 +28,12 @@ from ..places import META, ROOT, STAGES
 from ..runs.bundle import DATA_IDS, INFERENCE, NETWORK_IDS, WEIGHTS, inference_config, json_text
 from ..runs.chain import PARTS
 from ..runs.config import INTERPRETED, SIGNS, read_config, verbatim
+from ..runs.published import edited
 from ..runs.shared import MONAI_LABEL, with_shared
 from ..runs.stage import LOCATION_IDS, training_warnings
 from .contents import MODEL_INFO, library_files
+
+logger = logging.getLogger(__name__)
 
 # what of a training config names places on the machine that trained; the library's own values stand instead
 PLACES = {*LOCATION_IDS, "corrected"}
@@ -38,6 +42,8 @@ EVALUATED = re.compile(rf"\$|{INTERPRETED.pattern}")  # text that MONAI or `veri
 
 # what the chain puts into a trained run's inference config, for its verdicts
 LEARNED_IDS = ("training_statistics", "expected_overlap", "training_warnings")
+# what a zip's inference config takes from the run's; the rest is the library's
+TAKEN = {*DATA_IDS, *NETWORK_IDS, *(f"{part}_def" for part in PARTS), "pose_network", *LEARNED_IDS}
 
 # what a bundle of the library gives to its zip; docs also bring their pictures
 COPIED = ("LICENSE", "configs/logging.conf", "configs/*.json", "configs/presets/*.json")
@@ -66,6 +72,16 @@ def check_run(run_dir: Path, provenance: Mapping[str, Any]) -> None:
         faults.append(f"- trained by crosswarp {trained_by}, this is {__version__}: package it with that one")
     if faults:
         raise ValueError("\n".join([f"Expected a finished run in {run_dir}:", *faults]))
+
+
+def warn_of_edits_left_out(run_dir: Path) -> None:
+    """Say which ids were edited in a run's inference configs and are the library's in its zips."""
+    for folder in (run_dir, *(run_dir / name for name in STAGES)):
+        if left := [key for key in edited(folder, INFERENCE) if key not in TAKEN]:
+            logger.warning(
+                f"{folder / INFERENCE} was edited: {', '.join(left)}. The zips have the library's own "
+                "instead: edit them again where a zip is unpacked, or give them when it is used."
+            )
 
 
 class Release:
@@ -125,9 +141,8 @@ class Release:
 
     def filled(self, name: str, library: Path, trained: Path) -> Files:
         """The configs that take the run's values."""
-        ids = {*DATA_IDS, *NETWORK_IDS, *(f"{part}_def" for part in PARTS), "pose_network", *LEARNED_IDS}
         config = read_config(trained / INFERENCE).get()
-        values = {key: value for key, value in config.items() if key in ids}
+        values = {key: value for key, value in config.items() if key in TAKEN}
         if (
             "training_warnings" in values
         ):  # sentences with names of labels; a zip's configs have no $ in a text

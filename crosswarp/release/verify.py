@@ -41,6 +41,7 @@ def unpack(path: str | Path, folder: str | Path, trust: bool = False) -> Path:
     Raises:
         BundleError: (a ``ValueError``) naming every fault; nothing is unpacked.
         FileExistsError: where the bundle's folder exists already.
+        DiskError: where it cannot be written, for want of room or permission; nothing of it is left.
     """
     with open(path, "rb") as file:
         inspection = Inspection(str(path))

@@ -74,16 +74,19 @@ def publish(folder: Path, name: Path, content: Mapping[str, Any]) -> None:
 
 def warn_of_edits(folder: Path, name: Path) -> None:
     """Say which ids of a published JSON file are not as they were written: edited on purpose, or damaged."""
-    written = (read_json(folder / RECORD) if (folder / RECORD).is_file() else {}).get(str(name))
-    if written is None:
-        return
-    if edited := sorted(
-        _changed(_object((folder / name).read_text(encoding="utf-8"), folder / name), written)
-    ):
+    if found := edited(folder, name):
         logger.warning(
-            f"{folder / name} is not as it was written: {', '.join(edited)}. If nobody has edited it, it is "
+            f"{folder / name} is not as it was written: {', '.join(found)}. If nobody has edited it, it is "
             "damaged: remove it, and give the training's command again."
         )
+
+
+def edited(folder: Path, name: Path) -> list[str]:
+    """The ids of a published JSON file that are not as they were written; none where that is not known."""
+    written = (read_json(folder / RECORD) if (folder / RECORD).is_file() else {}).get(str(name))
+    if written is None:
+        return []
+    return sorted(_changed(_object((folder / name).read_text(encoding="utf-8"), folder / name), written))
 
 
 def _changed(found: Mapping[str, Any], written: Mapping[str, str]) -> set[str]:

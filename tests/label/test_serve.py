@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from apps.monailabel import serve
-from apps.monailabel.serve import SERVED, newest
+from apps.monailabel.serve import APPS, SERVED, newest
+from tests.release.zips import write_dist
 
 
 def test_the_highest_version_is_served(tmp_path: Path) -> None:
@@ -16,6 +18,26 @@ def test_the_highest_version_is_served(tmp_path: Path) -> None:
         (tmp_path / f"crosswarp_v{version}.zip").touch()
     assert newest(tmp_path, "crosswarp") == [tmp_path / "crosswarp_v0.10.0.zip"]
     assert newest(tmp_path, "domain_adaptation") == []
+
+
+def test_a_bundle_is_installed_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (zipped,) = newest(write_dist(tmp_path), "source_segmentation")
+    folder = tmp_path / "app"
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as before_its_training_takes_the_place:
+        before_its_training_takes_the_place.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            serve.install(APPS["crosswarp"], [zipped], folder)
+    assert not list(folder.rglob("train.json"))
+    for _ in range(2):
+        serve.install(APPS["crosswarp"], [zipped], folder)
+    (bundle,) = (folder / "model").iterdir()
+    trained = json.loads((bundle / "configs" / "train.json").read_text())
+    assert "validate" in trained and "stage" not in trained
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("app", ["monaibundle", "crosswarp"])

@@ -151,6 +151,20 @@ def test_warnings_of_the_training_and_what_verdicts_need_go_along(run: Path, tmp
     assert f"training of {warnings[0]}" in registrar.register(image, image).quality["reasons"]
 
 
+def test_edits_that_stay_behind_are_named(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    package(str(run), str(tmp_path / "before"))
+    assert not caplog.messages
+    for folder, key in ((run, "quality_limits"), (run, "training_warnings"), (run / STAGES[1], "inferer")):
+        path = folder / "configs" / "inference.json"
+        write_json(path, read_json(path) | {key: []})
+    package(str(run), str(tmp_path / "dist"))
+    path = Path("configs") / "inference.json"
+    assert [message.partition(". ")[0] for message in caplog.messages] == [
+        f"{run / path} was edited: quality_limits",
+        f"{run / STAGES[1] / path} was edited: inferer",
+    ]
+
+
 def test_an_unpacked_stage_is_a_trained_bundle(packaged: Path, tmp_path: Path):
     for path in (packaged / "dist").iterdir():
         bundle = unpack(path, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -13,12 +14,14 @@ from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
+import jsonschema
 import pytest
 import torch
 
 from crosswarp.__main__ import main
 from crosswarp.commands.package import package
 from crosswarp.commands.verify import verify
+from crosswarp.disk import DiskError
 from crosswarp.places import META
 from crosswarp.release import archive as module
 from crosswarp.release.package import zipped
@@ -321,6 +324,16 @@ def test_metadata_that_contradict_the_rest(files: Files, change: Callable, reaso
     assert_fault(faults(changed(files, "configs/metadata.json", change)), reason)
 
 
+def test_metadata_are_checked_with_the_jsonschema_of_monai_label(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+):
+    """3.2 has no `json_path`."""
+    monkeypatch.delattr(jsonschema.exceptions._Error, "json_path", raising=False)
+    assert faults(files) == []
+    found = faults(changed(files, "configs/metadata.json", lambda m: m.update(authors=["a", "b"])))
+    assert_fault(found, r"\$\.authors: \['a', 'b'\] is not of type 'string'")
+
+
 @pytest.mark.parametrize(
     ("definition", "reason"),
     [
@@ -477,6 +490,26 @@ def test_all_faults_are_named_at_once_and_nothing_is_unpacked(
         verify(good, "nowhere.zip")
     with pytest.raises(ValueError, match="Expected zips"):
         verify()
+
+
+def test_what_has_no_room_is_not_there_in_part(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write, written = Path.write_bytes, []
+
+    def fill(path: Path, content: bytes) -> int:
+        written.append(path)
+        if len(written) > 20:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, content)
+
+    zipped = dist / f"{STAGE}_v0.1.0.zip"
+    with monkeypatch.context() as full:
+        full.setattr(Path, "write_bytes", fill)
+        with pytest.raises(DiskError, match=rf"{STAGE}: the disk is full \(.* free on the disk of"):
+            unpack(zipped, tmp_path / "bundles")
+    assert list((tmp_path / "bundles").iterdir()) == []
+    bundle = unpack(zipped, tmp_path / "bundles")
+    assert list((tmp_path / "bundles").iterdir()) == [bundle]
+    assert (bundle / "models" / "model.pt").is_file()
 
 
 def assert_fault(found: list[str], reason: str) -> None:
