@@ -126,3 +126,16 @@ def test_names_after_bids(moving: str, fixed: str, expected: str) -> None:
 def test_other_names_are_not_bids() -> None:
     assert bids_place("a/sub-01_dxa.nii.gz", "b.png") is None  # not in a folder of the subject
     assert bids_place("sub-01/knee.nii.gz", "b.png") is None
+
+
+def test_bids_places_stay_within_the_output_folder_and_are_spelt_alike(tmp_path: Path) -> None:
+    assert bids_place("sub-01/../../../victim/sub-01_T1w.nii.gz", "b.png") is None
+    assert bids_place("sub-01/../../sub-01_T1w.nii.gz", "b.png") is None
+    plain = bids_place("sub-01/anat/sub-01_T1w.nii.gz", "b.png")
+    for folder in ("sub-01/./anat", "sub-01//anat", "sub-01/x/../anat", "../siteB/./sub-01/anat"):
+        assert bids_place(f"{folder}/sub-01_T1w.nii.gz", "b.png") == plain
+    rows = ("a,sub-01/anat/sub-01_T1w.nii.gz,b.png", "b,sub-01//anat/sub-01_T1w.nii.gz,b.png")
+    with pytest.raises(ValueError, match="rows 2, 3 are the same pair"):
+        survey(table(tmp_path, "id,moving,fixed", *rows))
+    place = bids_place("sub-01/a|b/sub-01_T1w.nii.gz", "b.png")
+    assert place and bids_name(place, "transform") == "sub-01/a|b/sub-01_from-T1w_to-b_mode-image_xfm"
