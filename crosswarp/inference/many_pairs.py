@@ -24,6 +24,7 @@ from ..wording import printable, shown
 from .jobs import ERROR, Chunk, Finished, Job, Row
 from .ledger import JOURNAL, PART_ROWS, Known, Ledger
 from .pair_session import session_of
+from .registrar import config_for
 from .results import FILES
 
 logger = logging.getLogger(__name__)
@@ -245,7 +246,7 @@ def job_of(
     """What pairs have in common, checked.
 
     Raises:
-        ValueError: naming all that cannot be.
+        ValueError: naming all that cannot be, and ids that the config does not have.
         FileNotFoundError: where there are no networks.
     """
     wanted = [files] if isinstance(files, str) else list(FILES if files is None else files)
@@ -276,6 +277,8 @@ def job_of(
             f"Expected a trained run, bundle or zip in {models}, but there is no {INFERENCE} and {WEIGHTS}: "
             "correct the path, or train the chain with `python -m crosswarp train`."
         )
+    # what cannot be loaded must not become what a folder was begun with
+    config_for(path, overrides.keys() - {"device", "trust"}, bool(overrides.get("trust")))
     chosen = tuple(name for name in FILES if name in wanted)
     deciding = {key: value for key, value in overrides.items() if key not in UNDECIDING}
     decided_by: dict[str, Any] = {

@@ -219,6 +219,14 @@ def test_results_of_other_networks_or_options_are_not_mixed(
         merge(table, tmp_path)
 
 
+def test_a_misspelt_id_is_said_before_the_folder_is_begun(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("moving,fixed\ngone.png,gone.png\n")
+    with pytest.raises(ValueError, match="transform_sufix.*did you mean transform_suffix"):
+        register_table(tmp_path / "pairs.csv", a_job(folder, tmp_path / "out", transform_sufix=".tfm"))
+    job = a_job(folder, tmp_path / "out", transform_suffix=".tfm")
+    assert register_table(tmp_path / "pairs.csv", job) == {"error": 1, "before": 0}
+
+
 def test_images_named_after_bids_have_results_named_after_it(folder: Path, tmp_path: Path) -> None:
     images, data = folder / "data" / "images", tmp_path / "data"
     names = {"sub-01/anat/sub-01_dxa.nii.gz": "warmtest0", "sub-02/anat/sub-02_xray.nii.gz": "coldtest0"}
