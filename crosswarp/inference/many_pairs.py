@@ -18,6 +18,7 @@ from ..data.bids import dataset_description
 from ..data.pair_table import MODALITIES, PairRow, digests, pair_rows, survey
 from ..errors import plain_input_errors
 from ..files import file_digest, replacing
+from ..lock import one_writer
 from ..runs.bundle import INFERENCE, WEIGHTS
 from ..terminal import PLAIN_LINES, LiveLine, duration
 from ..wording import printable, shown
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 WINDOW = 20_000  # rows that are read and sorted together, so that images that come again come together
 SECONDS, LEAST, MOST = 10.0, 4, 1000  # of a chunk: how long it is to take, and its pairs
 TABLE = "table"  # of `files`: no files at all, but the table, which is always written
+BEGIN_SECONDS = 60  # to wait for other shards, each of which writes a file or two when it begins
 UNDECIDING = ("device",)  # overrides that decide where, not what
 ERROR_STATUS = 10  # of the exit status: what the number of pairs is added to that are not done
 
@@ -115,10 +117,11 @@ def register_table(
     count, bids = survey(pairs)
     count = len(range(shard[0] - 1, count, shard[1]))
     ledger = Ledger(Path(job.out), shard)
-    ledger.claim(job.decided_by)
-    if bids:
-        with replacing(ledger.out / "dataset_description.json") as path:
-            path.write_text(dataset_description(__version__), encoding="utf-8")
+    with one_writer(ledger.out, BEGIN_SECONDS):  # all shards may start at once
+        ledger.claim(job.decided_by)
+        if bids:
+            with replacing(ledger.out / "dataset_description.json") as path:
+                path.write_text(dataset_description(__version__), encoding="utf-8")
     with ledger.alone():
         return _register(Plan(pairs, shard, ledger), replace(job, shard=ledger.name), count, engine)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -217,6 +218,49 @@ def test_results_of_other_networks_or_options_are_not_mixed(
         register_table(table, a_job(folder, tmp_path))
     with pytest.raises(FileNotFoundError, match="it has no job.json"):
         merge(table, tmp_path)
+
+
+def begin(job: Job, barrier: Any, shard: int) -> None:
+    barrier.wait()
+    register_table(Path(job.models), job, (shard, 4), lambda *_: iter(()))
+
+
+def test_shards_that_start_together_all_begin(tmp_path: Path) -> None:
+    rows = (f"sub-{number}/sub-{number}_T1w.nii.gz,f.nii.gz" for number in range(4))
+    (tmp_path / "pairs.csv").write_text("\n".join(["moving,fixed", *rows]) + "\n")
+    context = multiprocessing.get_context("fork")  # what is loaded already
+    for number in range(4):
+        out, barrier = tmp_path / f"out{number}", context.Barrier(4)
+        job = Job(str(tmp_path / "pairs.csv"), str(out), decided_by={"version": "1"})
+        shards = [context.Process(target=begin, args=(job, barrier, i)) for i in (1, 2, 3, 4)]
+        for each in shards:
+            each.start()
+        for each in shards:
+            each.join(60)
+        assert [each.exitcode for each in shards] == [0] * 4
+        assert {path.name for path in out.iterdir()} >= {"job.json", "dataset_description.json", "SHA256SUMS"}
+
+
+def test_a_folder_whose_first_process_was_killed_as_it_began_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crosswarp.files.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(tmp_path).claim({"version": "1"})
+        patch.undo()
+        patch.setattr(
+            "crosswarp.files.os.replace", lambda a, b: killed() if "job" in b.name else os.rename(a, b)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(tmp_path).claim({"version": "1"})
+    assert {path.name for path in tmp_path.iterdir()} >= {"SHA256SUMS", "job.json.partial"}
+    (tmp_path / ".writer.lock").touch()
+    Ledger(tmp_path).claim({"version": "1"})
+    assert json.loads((tmp_path / "job.json").read_text()) == {"version": "1"}
 
 
 def test_a_misspelt_id_is_said_before_the_folder_is_begun(folder: Path, tmp_path: Path) -> None:
