@@ -38,6 +38,13 @@ def test_given_ids_are_kept_and_their_files_have_plain_names(tmp_path: Path) -> 
     assert row.id == "../case 1/é" and row.place.endswith("/_._case_1_é")
 
 
+def test_names_of_many_bytes_make_ids_that_file_systems_take(tmp_path: Path) -> None:
+    path = table(tmp_path, "moving,fixed", f"{'膝' * 80}.png,{'é' * 80}.png", f"{'a' * 80}.png,b.png")
+    wide, narrow = pair_rows(path)
+    assert wide.id.startswith(f"{'膝' * 22}_to_{'é' * 33}-") and len(wide.id.encode()) <= 150
+    assert narrow.id.startswith(f"{'a' * 40}_to_b-")
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [

@@ -30,6 +30,7 @@ from ..cohorts import write_blob_cohort
 from ..trained_run import write_trained_run
 
 FILES = ("transform", "warped")
+TOO_LONG = "its name is longer than the file system takes. Shorten the names"
 PAIRS = 12  # and one whose image is not there
 
 
@@ -218,6 +219,33 @@ def test_results_of_other_networks_or_options_are_not_mixed(
         register_table(table, a_job(folder, tmp_path))
     with pytest.raises(FileNotFoundError, match="it has no job.json"):
         merge(table, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "errors", "said"),
+    [
+        ("transform", {"a"}, TOO_LONG),
+        ("warped", {"a"}, "SaveImage cannot find"),  # MONAI's word for it
+        ("displacement", {"a", "b"}, TOO_LONG),  # that of b in its place alone
+    ],
+)
+def test_names_too_long_for_files_are_an_error_of_their_pair_alone(
+    folder: Path, tmp_path: Path, file: str, errors: set[str], said: str
+) -> None:
+    image, other = (f"{folder}/data/images/{name}test0.nii.gz" for name in ("warm", "cold"))
+    long = [f"{letter * 120}.nii.gz" for letter in "ab"]
+    bids = [f"sub-1/sub-1_acq-{'c' * 98}_xray.nii.gz", f"{'d' * 98}.nii.gz"]
+    (tmp_path / "sub-1").mkdir()
+    for name in (*long, *bids):
+        (tmp_path / name).symlink_to(image)
+    rows = ("a," + ",".join(long), "b," + ",".join(bids), f"c,{image},{other}")
+    (tmp_path / "pairs.csv").write_text("\n".join(["id,moving,fixed", *rows]) + "\n")
+    job = replace(a_job(folder, tmp_path / "out"), files=(file,))
+    for before in (0, 3 - len(errors)):
+        assert register_table(tmp_path / "pairs.csv", job)["before"] == before
+        found = list(csv.DictReader(open(tmp_path / "out" / "errors.csv", encoding="utf-8")))
+        assert {row["id"] for row in found} == errors
+        assert all(said in row["error"] for row in found)
 
 
 def begin(job: Job, barrier: Any, shard: int) -> None:
