@@ -20,12 +20,14 @@ REFUSALS = {
     errno.EACCES: "you may not write there",
     errno.EPERM: "you may not write there",
     errno.EIO: "the disk reports an error of its own",
+    errno.ENAMETOOLONG: "its name is longer than the file system takes",
 }
 REMEDIES = {
     errno.ENOSPC: "Free some",
     errno.EDQUOT: "Free some of it, or have it raised",
     errno.EFBIG: "Raise the limit",
     errno.EIO: "Look after the disk",
+    errno.ENAMETOOLONG: "Shorten the names that it is made of",
 }
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}  # whoever raises them
 _later: ContextVar[bool] = ContextVar("later", default=False)
@@ -137,7 +139,7 @@ def explained(path: str | Path, partial: Path | None = None) -> Iterator[None]:
         raise
     except (OSError, RuntimeError) as error:
         partial = partial or path
-        size = f"more than {in_bytes(partial.stat().st_size)}" if partial.is_file() else ""
+        size = f"more than {in_bytes(partial.stat().st_size)}" if os.path.isfile(partial) else ""
         code = refusal(error, partial)
         if partial != path:
             with suppress(OSError):

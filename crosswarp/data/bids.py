@@ -30,12 +30,14 @@ def bids_place(moving: str, fixed: str) -> str | None:
 
     Args:
         moving: path of an image. It is named after BIDS where it is ``sub-<label>_..._<suffix>.*`` and lies
-            within a folder ``sub-<label>``.
+            within a folder ``sub-<label>``, once ``.``, ``..`` and ``//`` are resolved: places never lead
+            out of the output folder, and equal ones are spelt alike.
         fixed: path of the other one, of any name.
 
     Returns:
         such as ``sub-01/ses-1/xray/sub-01_ses-1|xray|sub02dxa``, to be given to :func:`bids_name`.
     """
+    moving = os.path.normpath(moving)
     found = NAME.match(os.path.basename(moving))
     folders = os.path.dirname(moving).replace(os.sep, "/").split("/")
     if not found:
@@ -61,7 +63,7 @@ def bids_name(place: str, kind: str) -> str:
         place: of :func:`bids_place`.
         kind: one of `KINDS`; another becomes a description.
     """
-    base, moving, fixed = place.split("|")
+    base, moving, fixed = place.rsplit("|", 2)  # folders may have such a sign, too
     end = KINDS.get(kind, "_from-{moving}_to-{fixed}_desc-" + re.sub("[^0-9A-Za-z]", "", kind) + "_xfm")
     if fixed == moving:
         fixed = f"{fixed}2"  # two images of one person and suffix: from one to a second

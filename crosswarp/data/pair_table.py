@@ -23,7 +23,7 @@ MODALITIES = ("source", "target")
 OPTIONS = tuple(f"{image}_{what}" for image in NEEDED for what in ("modality", "pose", "side"))
 COLUMNS = ("id", *NEEDED, *OPTIONS)
 PARQUET = (".parquet", ".pq")
-STEM, MOST_BYTES = 40, 150  # characters of an image's name, and bytes of a pair's, in names of files
+STEM, STEM_BYTES, MOST_BYTES = 40, 66, 150  # of an image's name, and of a pair's, in names of files
 DIGEST = "S16"  # of an id: 16 bytes a pair, however long the table is
 SUFFIX = re.compile(
     r"\.(nii(\.gz)?|img(\.gz)?|hdr|mh[ad]|nrrd|nhdr|dcm|png|tiff?|jpe?g|bmp|h5|tfm|json)$", re.I
@@ -187,7 +187,8 @@ def _pair(row: TableRow, folder: Path) -> PairRow:
 
 def _stem(path: str) -> str:
     """The end of an image's name, in which similar names differ."""
-    return _safe(SUFFIX.sub("", os.path.basename(path.rstrip("/"))))[-STEM:]
+    stem = _safe(SUFFIX.sub("", os.path.basename(path.rstrip("/"))))[-STEM:]
+    return stem.encode()[-STEM_BYTES:].decode(errors="ignore")
 
 
 def _safe(name: str) -> str:

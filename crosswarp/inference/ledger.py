@@ -87,7 +87,9 @@ class Ledger:
             self.pyarrow = None
 
     def claim(self, job: Mapping[str, Any]) -> None:
-        """Note in the folder what decides its results.
+        """Note in the folder what decides its results; one process at a time.
+
+        What a process leaves that was killed while it did so does not count as other things.
 
         Raises:
             ValueError: where it has results that other things decided.
@@ -102,7 +104,8 @@ class Ledger:
                     "got other ones: give the same, or another output folder."
                 )
             return
-        if self.out.is_dir() and any(self.out.iterdir()):
+        begun = ("SHA256SUMS", ".writer.", "job.json.partial")
+        if self.out.is_dir() and not all(each.name.startswith(begun) for each in self.out.iterdir()):
             raise ValueError(
                 f"Expected a folder of many pairs, or none yet, at {self.out}: it holds other things. "
                 "Give another output folder."

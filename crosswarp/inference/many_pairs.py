@@ -18,12 +18,14 @@ from ..data.bids import dataset_description
 from ..data.pair_table import MODALITIES, PairRow, digests, pair_rows, survey
 from ..errors import plain_input_errors
 from ..files import file_digest, replacing
+from ..lock import one_writer
 from ..runs.bundle import INFERENCE, WEIGHTS
 from ..terminal import PLAIN_LINES, LiveLine, duration
 from ..wording import printable, shown
 from .jobs import ERROR, Chunk, Finished, Job, Row
 from .ledger import JOURNAL, PART_ROWS, Known, Ledger
 from .pair_session import session_of
+from .registrar import config_for
 from .results import FILES
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ logger = logging.getLogger(__name__)
 WINDOW = 20_000  # rows that are read and sorted together, so that images that come again come together
 SECONDS, LEAST, MOST = 10.0, 4, 1000  # of a chunk: how long it is to take, and its pairs
 TABLE = "table"  # of `files`: no files at all, but the table, which is always written
+BEGIN_SECONDS = 60  # to wait for other shards, each of which writes a file or two when it begins
 UNDECIDING = ("device",)  # overrides that decide where, not what
 ERROR_STATUS = 10  # of the exit status: what the number of pairs is added to that are not done
 
@@ -114,10 +117,11 @@ def register_table(
     count, bids = survey(pairs)
     count = len(range(shard[0] - 1, count, shard[1]))
     ledger = Ledger(Path(job.out), shard)
-    ledger.claim(job.decided_by)
-    if bids:
-        with replacing(ledger.out / "dataset_description.json") as path:
-            path.write_text(dataset_description(__version__), encoding="utf-8")
+    with one_writer(ledger.out, BEGIN_SECONDS):  # all shards may start at once
+        ledger.claim(job.decided_by)
+        if bids:
+            with replacing(ledger.out / "dataset_description.json") as path:
+                path.write_text(dataset_description(__version__), encoding="utf-8")
     with ledger.alone():
         return _register(Plan(pairs, shard, ledger), replace(job, shard=ledger.name), count, engine)
 
@@ -245,7 +249,7 @@ def job_of(
     """What pairs have in common, checked.
 
     Raises:
-        ValueError: naming all that cannot be.
+        ValueError: naming all that cannot be, and ids that the config does not have.
         FileNotFoundError: where there are no networks.
     """
     wanted = [files] if isinstance(files, str) else list(FILES if files is None else files)
@@ -276,6 +280,8 @@ def job_of(
             f"Expected a trained run, bundle or zip in {models}, but there is no {INFERENCE} and {WEIGHTS}: "
             "correct the path, or train the chain with `python -m crosswarp train`."
         )
+    # what cannot be loaded must not become what a folder was begun with
+    config_for(path, overrides.keys() - {"device", "trust"}, bool(overrides.get("trust")))
     chosen = tuple(name for name in FILES if name in wanted)
     deciding = {key: value for key, value in overrides.items() if key not in UNDECIDING}
     decided_by: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ import uuid
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from threading import Lock
@@ -21,7 +22,7 @@ import torch
 
 from ..data.bids import bids_name
 from ..data.pair_table import PairRow
-from ..disk import explained, flush_to_disk, flushed_later
+from ..disk import DiskError, disk_error, explained, flush_to_disk, flushed_later
 from ..errors import described, input_error
 from ..wording import printable
 from .jobs import DONE, ERROR, Job, Row, journal_rows
@@ -131,9 +132,11 @@ class PairSession:
         try:
             with flushed_later():  # Writer does it, beside the next pairs
                 item = postprocess(item)
+            self.require_names(row)
             quality = item.get("quality") or judge.measure(item)
         except Exception as error:
-            if isinstance(cause := input_error(error), OSError):
+            cause = input_error(error)
+            if isinstance(cause, OSError) and cause.errno != errno.ENAMETOOLONG:
                 raise cause from None  # of the folder, not of the pair
             return told | {"status": ERROR, "error": _why(error)}
         expected = (quality.get("expected_overlap") or {}).get("mean") or {}
@@ -145,6 +148,18 @@ class PairSession:
             "expected_high": expected.get("high"),
             "reasons": quality["reasons"] + quality["notes"],
         }
+
+    def require_names(self, row: PairRow) -> None:
+        """Check that the files in the scratch folder can have the names that they are to have.
+
+        Raises:
+            DiskError: where a name is too long.
+        """
+        for path in self.scratch.iterdir():
+            target = Path(self.job.out, place_of(row, path.name))
+            with explained(target), suppress(FileNotFoundError):
+                target.parent.mkdir(parents=True, exist_ok=True)  # else that is all that is found out
+                os.lstat(target)
 
     def read(self, row: PairRow) -> Item:
         """Read and prepare both images of a pair; those that come again are kept.
@@ -283,6 +298,8 @@ def _counted_as(noted: Row) -> str:
 
 def _why(error: Exception) -> str:
     cause = input_error(error)
+    if isinstance(cause, OSError) and cause.errno == errno.ENAMETOOLONG and not isinstance(cause, DiskError):
+        cause = disk_error(Path(cause.filename or "its files"), cause.errno)
     told = described(error).partition(" Correct")[0] if cause is None else " ".join(str(cause).split())
     return printable(told, 500)
 

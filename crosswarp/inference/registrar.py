@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
 from ..errors import plain_input_errors
 from ..lock import one_writer
@@ -59,6 +60,35 @@ def load(
         >>> registrar
         Registrar(2D, 4 classes, source with 1 channel, target with 1 channel, cpu)
     """
+    path, parser, unpacked = config_for(models, overrides, trust)
+    warn_of_edits(path, INFERENCE)
+    for identifier, value in overrides.items():
+        parser[identifier] = value
+    parser["bundle_root"] = verbatim(path)
+    if device is not None:
+        parser["device"] = str(device)
+    registrar = Registrar(parser.get())
+    registrar.unpacked = unpacked  # lives as long as the registrar
+    return registrar
+
+
+def config_for(
+    models: str | os.PathLike[str], overrides: Iterable[str], trust: bool = False
+) -> tuple[Path, ConfigParser, TemporaryDirectory[str] | None]:
+    """The inference config of a trained chain, which has all ids that are to be overridden.
+
+    Args:
+        models: as for :func:`load`.
+        overrides: ids.
+        trust: take a zip whatever it holds.
+
+    Returns:
+        the chain's folder, its config, and what a zip was unpacked to.
+
+    Raises:
+        FileNotFoundError: where there are no trained networks.
+        ValueError: for a zip with faults, and ids that the config does not have.
+    """
     path = Path(models)
     unpacked = None
     if path.is_file():
@@ -70,16 +100,8 @@ def load(
             "path, or train the chain with `python -m crosswarp train`."
         )
     parser = read_config(path / INFERENCE)
-    warn_of_edits(path, INFERENCE)
     check_ids(overrides, parser, str(path / INFERENCE))
-    for identifier, value in overrides.items():
-        parser[identifier] = value
-    parser["bundle_root"] = verbatim(path)
-    if device is not None:
-        parser["device"] = str(device)
-    registrar = Registrar(parser.get())
-    registrar.unpacked = unpacked  # lives as long as the registrar
-    return registrar
+    return path, parser, unpacked
 
 
 class Registrar:

@@ -38,6 +38,13 @@ def test_given_ids_are_kept_and_their_files_have_plain_names(tmp_path: Path) -> 
     assert row.id == "../case 1/é" and row.place.endswith("/_._case_1_é")
 
 
+def test_names_of_many_bytes_make_ids_that_file_systems_take(tmp_path: Path) -> None:
+    path = table(tmp_path, "moving,fixed", f"{'膝' * 80}.png,{'é' * 80}.png", f"{'a' * 80}.png,b.png")
+    wide, narrow = pair_rows(path)
+    assert wide.id.startswith(f"{'膝' * 22}_to_{'é' * 33}-") and len(wide.id.encode()) <= 150
+    assert narrow.id.startswith(f"{'a' * 40}_to_b-")
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -126,3 +133,16 @@ def test_names_after_bids(moving: str, fixed: str, expected: str) -> None:
 def test_other_names_are_not_bids() -> None:
     assert bids_place("a/sub-01_dxa.nii.gz", "b.png") is None  # not in a folder of the subject
     assert bids_place("sub-01/knee.nii.gz", "b.png") is None
+
+
+def test_bids_places_stay_within_the_output_folder_and_are_spelt_alike(tmp_path: Path) -> None:
+    assert bids_place("sub-01/../../../victim/sub-01_T1w.nii.gz", "b.png") is None
+    assert bids_place("sub-01/../../sub-01_T1w.nii.gz", "b.png") is None
+    plain = bids_place("sub-01/anat/sub-01_T1w.nii.gz", "b.png")
+    for folder in ("sub-01/./anat", "sub-01//anat", "sub-01/x/../anat", "../siteB/./sub-01/anat"):
+        assert bids_place(f"{folder}/sub-01_T1w.nii.gz", "b.png") == plain
+    rows = ("a,sub-01/anat/sub-01_T1w.nii.gz,b.png", "b,sub-01//anat/sub-01_T1w.nii.gz,b.png")
+    with pytest.raises(ValueError, match="rows 2, 3 are the same pair"):
+        survey(table(tmp_path, "id,moving,fixed", *rows))
+    place = bids_place("sub-01/a|b/sub-01_T1w.nii.gz", "b.png")
+    assert place and bids_name(place, "transform") == "sub-01/a|b/sub-01_from-T1w_to-b_mode-image_xfm"

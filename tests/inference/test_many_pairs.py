@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import threading
@@ -29,6 +30,7 @@ from ..cohorts import write_blob_cohort
 from ..trained_run import write_trained_run
 
 FILES = ("transform", "warped")
+TOO_LONG = "its name is longer than the file system takes. Shorten the names"
 PAIRS = 12  # and one whose image is not there
 
 
@@ -217,6 +219,84 @@ def test_results_of_other_networks_or_options_are_not_mixed(
         register_table(table, a_job(folder, tmp_path))
     with pytest.raises(FileNotFoundError, match="it has no job.json"):
         merge(table, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "errors", "said"),
+    [
+        ("transform", {"a"}, TOO_LONG),
+        ("warped", {"a"}, "SaveImage cannot find"),  # MONAI's word for it
+        ("displacement", {"a", "b"}, TOO_LONG),  # that of b in its place alone
+    ],
+)
+def test_names_too_long_for_files_are_an_error_of_their_pair_alone(
+    folder: Path, tmp_path: Path, file: str, errors: set[str], said: str
+) -> None:
+    image, other = (f"{folder}/data/images/{name}test0.nii.gz" for name in ("warm", "cold"))
+    long = [f"{letter * 120}.nii.gz" for letter in "ab"]
+    bids = [f"sub-1/sub-1_acq-{'c' * 98}_xray.nii.gz", f"{'d' * 98}.nii.gz"]
+    (tmp_path / "sub-1").mkdir()
+    for name in (*long, *bids):
+        (tmp_path / name).symlink_to(image)
+    rows = ("a," + ",".join(long), "b," + ",".join(bids), f"c,{image},{other}")
+    (tmp_path / "pairs.csv").write_text("\n".join(["id,moving,fixed", *rows]) + "\n")
+    job = replace(a_job(folder, tmp_path / "out"), files=(file,))
+    for before in (0, 3 - len(errors)):
+        assert register_table(tmp_path / "pairs.csv", job)["before"] == before
+        found = list(csv.DictReader(open(tmp_path / "out" / "errors.csv", encoding="utf-8")))
+        assert {row["id"] for row in found} == errors
+        assert all(said in row["error"] for row in found)
+
+
+def begin(job: Job, barrier: Any, shard: int) -> None:
+    barrier.wait()
+    register_table(Path(job.models), job, (shard, 4), lambda *_: iter(()))
+
+
+def test_shards_that_start_together_all_begin(tmp_path: Path) -> None:
+    rows = (f"sub-{number}/sub-{number}_T1w.nii.gz,f.nii.gz" for number in range(4))
+    (tmp_path / "pairs.csv").write_text("\n".join(["moving,fixed", *rows]) + "\n")
+    context = multiprocessing.get_context("fork")  # what is loaded already
+    for number in range(4):
+        out, barrier = tmp_path / f"out{number}", context.Barrier(4)
+        job = Job(str(tmp_path / "pairs.csv"), str(out), decided_by={"version": "1"})
+        shards = [context.Process(target=begin, args=(job, barrier, i)) for i in (1, 2, 3, 4)]
+        for each in shards:
+            each.start()
+        for each in shards:
+            each.join(60)
+        assert [each.exitcode for each in shards] == [0] * 4
+        assert {path.name for path in out.iterdir()} >= {"job.json", "dataset_description.json", "SHA256SUMS"}
+
+
+def test_a_folder_whose_first_process_was_killed_as_it_began_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("crosswarp.files.os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(tmp_path).claim({"version": "1"})
+        patch.undo()
+        patch.setattr(
+            "crosswarp.files.os.replace", lambda a, b: killed() if "job" in b.name else os.rename(a, b)
+        )
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(tmp_path).claim({"version": "1"})
+    assert {path.name for path in tmp_path.iterdir()} >= {"SHA256SUMS", "job.json.partial"}
+    (tmp_path / ".writer.lock").touch()
+    Ledger(tmp_path).claim({"version": "1"})
+    assert json.loads((tmp_path / "job.json").read_text()) == {"version": "1"}
+
+
+def test_a_misspelt_id_is_said_before_the_folder_is_begun(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("moving,fixed\ngone.png,gone.png\n")
+    with pytest.raises(ValueError, match="transform_sufix.*did you mean transform_suffix"):
+        register_table(tmp_path / "pairs.csv", a_job(folder, tmp_path / "out", transform_sufix=".tfm"))
+    job = a_job(folder, tmp_path / "out", transform_suffix=".tfm")
+    assert register_table(tmp_path / "pairs.csv", job) == {"error": 1, "before": 0}
 
 
 def test_images_named_after_bids_have_results_named_after_it(folder: Path, tmp_path: Path) -> None:
