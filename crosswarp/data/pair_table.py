@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -110,6 +110,12 @@ def id_digest(identifier: str) -> bytes:
     """16 bytes that stand for an id, equal for what file systems take for one name."""
     folded = unicodedata.normalize("NFC", identifier).casefold()
     return blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def pair_digest(identifier: str, moving: str, fixed: str, options: Mapping[str, str | None]) -> bytes:
+    """16 bytes that stand for an id with its images and `OPTIONS`, also as a table of text spells them."""
+    told = "\0".join([moving, fixed, *(f"{name}={options[name]}" for name in OPTIONS if options.get(name))])
+    return blake2b(id_digest(identifier) + told.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
 def digests(identifiers: Sequence[str]) -> NDArray[np.bytes_]:

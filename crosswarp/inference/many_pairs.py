@@ -13,9 +13,21 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..data.bids import dataset_description
-from ..data.pair_table import MODALITIES, PairRow, digests, pair_rows, survey
+from ..data.pair_table import (
+    DIGEST,
+    MODALITIES,
+    OPTIONS,
+    PairRow,
+    digests,
+    id_digest,
+    pair_digest,
+    pair_rows,
+    survey,
+)
 from ..errors import plain_input_errors
 from ..files import file_digest, replacing
 from ..lock import one_writer
@@ -34,6 +46,7 @@ WINDOW = 20_000  # rows that are read and sorted together, so that images that c
 SECONDS, LEAST, MOST = 10.0, 4, 1000  # of a chunk: how long it is to take, and its pairs
 TABLE = "table"  # of `files`: no files at all, but the table, which is always written
 BEGIN_SECONDS = 60  # to wait for other shards, each of which writes a file or two when it begins
+MOST_NAMED = 20  # rows in a message
 UNDECIDING = ("device",)  # overrides that decide where, not what
 ERROR_STATUS = 10  # of the exit status: what the number of pairs is added to that are not done
 
@@ -75,6 +88,44 @@ class Plan:
             self.size = max(LEAST, min(wanted, 4 * self.size, MOST))
 
 
+def known_of(table: Path, shard: tuple[int, int], ledger: Ledger) -> Known:
+    """Ids that are done, once it is certain that they are done of the images and options of a table.
+
+    Args:
+        table: the file.
+        shard: see :func:`~..data.pair_table.pair_rows`.
+        ledger: of the output folder.
+
+    Raises:
+        ValueError: naming up to 20 rows whose ids have results of others.
+    """
+    known, pairs = ledger.known()
+    rows, others = pair_rows(table, shard), dict[bytes, PairRow]()
+    while len(known) and len(others) < MOST_NAMED and (window := list(islice(rows, WINDOW))):
+        keys = b"".join(pair_digest(row.id, row.moving, row.fixed, row.options) for row in window)
+        other = known.has([row.id for row in window]) & ~pairs.holds(np.frombuffer(keys, DIGEST))
+        others |= {id_digest(window[i].id): window[i] for i in np.flatnonzero(other)[:MOST_NAMED]}
+    if others:
+        faults = [
+            f"row {row.number}: {shown(row.id)} is done of {_of(was)}, but now is of "
+            + _of(vars(row) | row.options)
+            for was in ledger.done()
+            if (row := others.get(id_digest(was["id"])))
+        ]
+        said = (
+            f"{table}: expected ids that are new to {ledger.out}, or pairs as they are done there. Give "
+            "these pairs other ids, or another output folder (--out); nothing was changed:"
+        )
+        raise ValueError("\n- ".join([said, *faults[:MOST_NAMED]]))
+    return known
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    """The images and options of a row, for messages."""
+    options = [f"{name} {row[name]}" for name in OPTIONS if row.get(name)]
+    return printable(", ".join([row["moving"], row["fixed"], *options]), 500)
+
+
 def together(rows: list[PairRow]) -> list[PairRow]:
     """Sort pairs so that those of one image follow each other: of the kind that comes again more often."""
     kinds = sorted((lambda row: row.moving, lambda row: row.fixed), key=lambda of: len({*map(of, rows)}))
@@ -111,7 +162,8 @@ def register_table(
 
     Raises:
         FileNotFoundError: where the table or the networks are missing.
-        ValueError: for a table with faults, and a folder that has results of something else.
+        ValueError: for a table with faults, and a folder that has results of something else, or of other
+            images or options under the same ids.
         OSError: where the folder cannot be written to, or another process registers the same shard.
     """
     count, bids = survey(pairs)
@@ -134,7 +186,7 @@ def _register(
     if left_over:  # to know what is there already, all of the table is read
         ledger.compact(left_over, Known([ledger.ids(path) for path in ledger.parts()]), errors=False)
     rmtree(job.scratch, ignore_errors=True)
-    plan.known = ledger.known()
+    plan.known = known_of(plan.table, plan.shard, ledger)
     counts, names, noted = Counter[str](), list[str](), 0
     with Progress(count, plan) as progress:
         for finished in engine(job, plan.chunks(), ledger.journals):
@@ -170,7 +222,7 @@ def merge(pairs: Path, out: Path) -> tuple[int, int, int]:
     Raises:
         BusyError: where a shard still runs.
         FileNotFoundError: where there is no such folder or table.
-        ValueError: for a table with faults.
+        ValueError: for a table with faults, and ids that are done of other images or options.
     """
     if not (out / "job.json").is_file():
         raise FileNotFoundError(f"Expected a folder of many pairs at {out}: it has no job.json.")
@@ -183,6 +235,7 @@ def merge(pairs: Path, out: Path) -> tuple[int, int, int]:
 def _merge(pairs: Path, ledger: Ledger) -> tuple[int, int, int]:
     journals = sorted((ledger.out / JOURNAL).glob("*/*.jsonl"))
     ledger.compact(journals, Known([ledger.ids(path) for path in ledger.parts()]))
+    known_of(pairs, (1, 1), ledger)
     known, errors = ledger.without_doubles()
     for path in [*ledger.parts("errors"), *ledger.out.glob("errors*.csv")]:
         path.unlink()
