@@ -16,8 +16,9 @@ A pair is done when its line is in a journal or a part. A process that dies leav
 line, which are written again, to the same bits and under the same names. What is done counts for a pair of
 the same id, images and options; ids that were others' are refused. Images are the same where they have the
 same path, or the same path relative to the output folder, so that a folder may be moved alone or with them;
-what is in them is not compared. A folder that is copied from a part
-to another, or a journal that is not removed any more, doubles lines: those are left out when next looked at.
+what is in them is not compared. Pairs whose results would have the name of another id's are refused, too.
+A folder that is copied from a part to another, or a journal that is not removed any more, doubles lines:
+those are left out when next looked at.
 """
 
 from __future__ import annotations
@@ -36,7 +37,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.pair_table import DIGEST, OPTIONS, digests, id_digest, pair_digest, require_pyarrow
+from ..data.pair_table import (
+    DIGEST,
+    OPTIONS,
+    digests,
+    id_digest,
+    pair_digest,
+    require_pyarrow,
+    result_names,
+)
 from ..files import replacing
 from ..kept import read_json
 from ..lock import one_writer
@@ -46,9 +55,10 @@ from .jobs import DONE, LISTS, Row, journal_rows
 JOURNAL, TABLE = "journal", "table"
 COLUMNS = (
     *("id", "moving", "fixed", *OPTIONS, "status", "verdict"),
-    *("expected_overlap", "expected_low", "expected_high", "reasons", "files", "digests", "error", "out"),
+    *("expected_overlap", "expected_low", "expected_high", "reasons", "files", "digests", "error"),
+    *("place", "out"),
 )
-COMPARED = ("id", "moving", "fixed", *OPTIONS, "out")  # out: the output folder when it was written
+COMPARED = ("id", "moving", "fixed", *OPTIONS, "place", "out")  # out: the output folder when it was written
 NUMBERS = ("expected_overlap", "expected_low", "expected_high")
 PART_ROWS = 10_000  # of a part of the table, and what a driver holds in memory
 
@@ -147,17 +157,28 @@ class Ledger:
         for path in sorted((self.out / JOURNAL).glob("*/*.jsonl")):
             yield from (row for row in journal_rows(path) if row["status"] == DONE)
 
-    def known(self) -> tuple[Known, Known]:
-        """Ids that are done, and pairs that are: keys of :func:`~..data.pair_table.pair_digest`."""
-        ids, pairs, out = bytearray(), bytearray(), os.path.abspath(self.out)
+    def known(self, files: Sequence[str]) -> tuple[Known, Known, Known]:
+        """What is done: ids, pairs, and names of results.
+
+        Args:
+            files: what is written of a pair.
+
+        Returns:
+            keys of :func:`~..data.pair_table.id_digest`, :func:`~..data.pair_table.pair_digest`, and of
+            :func:`~..data.pair_table.result_names`.
+        """
+        ids, pairs, names = bytearray(), bytearray(), bytearray()
+        out = os.path.abspath(self.out)
         for row in self.done():
+            names += b"".join(map(id_digest, result_names(row.get("place") or "", files)))
             ids += id_digest(row["id"])
             images = [
                 {path, _moved(path, row.get("out") or out, out)} for path in (row["moving"], row["fixed"])
             ]
             for moving, fixed in product(*images):
                 pairs += pair_digest(row["id"], moving, fixed, row)
-        return Known([np.frombuffer(ids, DIGEST)]), Known([np.frombuffer(pairs, DIGEST)])
+        first, second, third = (Known([np.frombuffer(keys, DIGEST)]) for keys in (ids, pairs, names))
+        return first, second, third
 
     def ids(self, path: Path) -> NDArray[np.bytes_]:
         """Digests of the ids of a part."""

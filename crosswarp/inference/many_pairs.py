@@ -26,6 +26,8 @@ from ..data.pair_table import (
     id_digest,
     pair_digest,
     pair_rows,
+    remedy,
+    result_names,
     survey,
 )
 from ..errors import plain_input_errors
@@ -88,33 +90,47 @@ class Plan:
             self.size = max(LEAST, min(wanted, 4 * self.size, MOST))
 
 
-def known_of(table: Path, shard: tuple[int, int], ledger: Ledger) -> Known:
+def known_of(table: Path, shard: tuple[int, int], ledger: Ledger, files: Sequence[str]) -> Known:
     """Ids that are done, once it is certain that they are done of the images and options of a table.
 
     Args:
         table: the file.
         shard: see :func:`~..data.pair_table.pair_rows`.
         ledger: of the output folder.
+        files: what is to be written, where nothing is to be overwritten by it.
 
     Raises:
-        ValueError: naming up to 20 rows whose ids have results of others.
+        ValueError: naming up to 20 rows whose ids, or names of results, are those of others.
     """
-    known, pairs = ledger.known()
+    known, pairs, names = ledger.known(files)
     rows, others = pair_rows(table, shard), dict[bytes, PairRow]()
     while len(known) and len(others) < MOST_NAMED and (window := list(islice(rows, WINDOW))):
         keys = b"".join(pair_digest(row.id, row.moving, row.fixed, row.options) for row in window)
-        other = known.has([row.id for row in window]) & ~pairs.holds(np.frombuffer(keys, DIGEST))
+        done = known.has([row.id for row in window])
+        other = done & ~pairs.holds(np.frombuffer(keys, DIGEST))
         others |= {id_digest(window[i].id): window[i] for i in np.flatnonzero(other)[:MOST_NAMED]}
+        new = [
+            (name, row)
+            for row, is_done in zip(window, done, strict=True)
+            if not is_done
+            for name in result_names(row.place, files)
+        ]
+        taken = names.has([name for name, _ in new])
+        others |= {id_digest(new[i][0]): new[i][1] for i in np.flatnonzero(taken)[:MOST_NAMED]}
     if others:
         faults = [
             f"row {row.number}: {shown(row.id)} is done of {_of(was)}, but now is of "
             + _of(vars(row) | row.options)
+            if id_digest(name) == id_digest(row.id)
+            else f"row {row.number}: its results would overwrite those of {shown(was['id'])}, "
+            f"{printable(name, 300)}; {remedy(row.place)}"
             for was in ledger.done()
-            if (row := others.get(id_digest(was["id"])))
+            for name in (was["id"], *result_names(was.get("place") or "", files))
+            if (row := others.get(id_digest(name)))
         ]
         said = (
-            f"{table}: expected ids that are new to {ledger.out}, or pairs as they are done there. Give "
-            "these pairs other ids, or another output folder (--out); nothing was changed:"
+            f"{table}: expected ids and results that are new to {ledger.out}, or pairs as they are done "
+            "there. Give these pairs other ids, or another output folder (--out); nothing was changed:"
         )
         raise ValueError("\n- ".join([said, *faults[:MOST_NAMED]]))
     return known
@@ -166,7 +182,7 @@ def register_table(
             images or options under the same ids.
         OSError: where the folder cannot be written to, or another process registers the same shard.
     """
-    count, bids = survey(pairs)
+    count, bids = survey(pairs, job.files)
     count = len(range(shard[0] - 1, count, shard[1]))
     ledger = Ledger(Path(job.out), shard)
     with one_writer(ledger.out, BEGIN_SECONDS):  # all shards may start at once
@@ -186,7 +202,7 @@ def _register(
     if left_over:  # to know what is there already, all of the table is read
         ledger.compact(left_over, Known([ledger.ids(path) for path in ledger.parts()]), errors=False)
     rmtree(job.scratch, ignore_errors=True)
-    plan.known = known_of(plan.table, plan.shard, ledger)
+    plan.known = known_of(plan.table, plan.shard, ledger, job.files)
     counts, names, noted = Counter[str](), list[str](), 0
     with Progress(count, plan) as progress:
         for finished in engine(job, plan.chunks(), ledger.journals):
@@ -235,7 +251,7 @@ def merge(pairs: Path, out: Path) -> tuple[int, int, int]:
 def _merge(pairs: Path, ledger: Ledger) -> tuple[int, int, int]:
     journals = sorted((ledger.out / JOURNAL).glob("*/*.jsonl"))
     ledger.compact(journals, Known([ledger.ids(path) for path in ledger.parts()]))
-    known_of(pairs, (1, 1), ledger)
+    known_of(pairs, (1, 1), ledger, ())
     known, errors = ledger.without_doubles()
     for path in [*ledger.parts("errors"), *ledger.out.glob("errors*.csv")]:
         path.unlink()

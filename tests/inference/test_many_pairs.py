@@ -308,6 +308,21 @@ def test_ids_that_are_done_of_other_images_or_options_are_refused(
     assert as_done(out, write_table(tmp_path, *rows)) == {"before": 3, "error": 0}
 
 
+def test_results_after_bids_of_a_second_table_do_not_overwrite_the_first(tmp_path: Path) -> None:
+    out, image = tmp_path / "out", "sub-01/anat/sub-01_T1w.nii.gz"
+    as_done(out, write_table(tmp_path / "a", f"a,siteA/{image},f.nii.gz,", "b,m.png,f.nii.gz,"))
+    second = write_table(tmp_path / "b", f"c,siteB/{image},f.nii.gz,", "d,m.png,f.nii.gz,")
+    with pytest.raises(
+        ValueError, match="row 2: its results would overwrite those of 'a', sub-01/anat"
+    ) as error:
+        as_done(out, second)
+    assert "rename images, after which they are named, or register them into another" in str(error.value)
+    assert "row 3" not in str(error.value)
+    assert merge(second, out) == (0, 0, 2)  # which overwrites nothing
+    other = write_table(tmp_path / "b", f"c,siteB/{image},g.nii.gz,", "d,m.png,f.nii.gz,")
+    assert as_done(out, other) == {"ok": 2, "before": 0, "error": 0}
+
+
 def test_what_moved_with_its_folder_or_without_is_still_done(tmp_path: Path) -> None:
     atlas = tmp_path / "atlas.png"
     rows = ("p1,m.png,f.png,", f"p2,m.png,{atlas},")
@@ -388,6 +403,8 @@ def test_images_named_after_bids_have_results_named_after_it(folder: Path, tmp_p
     assert "sub-01_space-sub02xray_desc-warped_dseg.nii.gz" in found
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["BIDSVersion"]
+    (row,) = Ledger(tmp_path / "out").done()
+    assert row["place"] == "sub-01/anat/sub-01|dxa|sub02xray" and row["out"] == str(tmp_path / "out")
 
 
 def test_poses_and_modalities_of_rows_are_used(folder: Path, tmp_path: Path) -> None:
