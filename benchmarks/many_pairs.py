@@ -188,7 +188,7 @@ def rows_of(out: Path) -> tuple[dict[str, Any], int]:
     """The table by id, and how many rows are in it twice."""
     ledger = Ledger(out)
     rows = [row for path in (out / "table").iterdir() for some in ledger.read(path) for row in some]
-    found = {row["id"]: row for row in rows}
+    found = {row["id"]: row | {"out": None} for row in rows}
     return found, len(rows) - len(found)
 
 

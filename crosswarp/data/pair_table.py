@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..wording import did_you_mean, printable, shown
-from .bids import bids_place
+from .bids import bids_name, bids_place
 from .datalist import SIDES
 from .tables import TableRow, stream_table
 
@@ -70,8 +70,12 @@ def pair_rows(path: str | Path, shard: tuple[int, int] = (1, 1)) -> Iterator[Pai
             yield _pair(row, path.parent)
 
 
-def survey(path: str | Path) -> tuple[int, bool]:
+def survey(path: str | Path, files: Sequence[str] = ("transform",)) -> tuple[int, bool]:
     """Look through a whole table before anything is computed.
+
+    Args:
+        path: the table.
+        files: what is to be written of each pair; see :func:`result_names`.
 
     Returns:
         number of pairs, and whether images of some are named after BIDS.
@@ -95,21 +99,49 @@ def survey(path: str | Path) -> tuple[int, bool]:
             continue
         pair = _pair(row, path.parent)
         ids += id_digest(pair.id)
-        places += id_digest(pair.place)
+        places += b"".join(map(id_digest, result_names(pair.place, files)))
         bids |= not pair.place.startswith("files/")
     doubled = {key for keys in (ids, places) for key in _doubled(np.frombuffer(keys, DIGEST))}
     if doubled and not faults:
-        faults += _clashes(path, doubled)
+        faults += _clashes(path, doubled, files)
     if faults:
         more = ["and more rows like these"] * (len(faults) > 20)
         raise ValueError("\n- ".join([f"{path}: correct this table of pairs:", *faults[:20], *more]))
     return count, bids
 
 
+def result_names(place: str, files: Sequence[str]) -> list[str]:
+    """Names of a pair's results by which it is told whether another pair's would overwrite them.
+
+    Args:
+        place: of a :class:`PairRow`.
+        files: what is written. After BIDS, the inverse of one pair may be named as the transform of another.
+
+    Returns:
+        paths in the output folder, without suffix.
+    """
+    if not files or "|" not in place:
+        return [place] * bool(files)
+    both = {"transform", "inverse"} <= {*files}
+    return [bids_name(place, kind) for kind in ("transform", *["inverse"] * both)]
+
+
+def remedy(place: str) -> str:
+    """What to do about results of one name: those after BIDS are named after the images alone."""
+    what = "rename images, after which they are named," if "|" in place else "give ids of other letters,"
+    return f"{what} or register them into another output folder"
+
+
 def id_digest(identifier: str) -> bytes:
     """16 bytes that stand for an id, equal for what file systems take for one name."""
     folded = unicodedata.normalize("NFC", identifier).casefold()
     return blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def pair_digest(identifier: str, moving: str, fixed: str, options: Mapping[str, str | None]) -> bytes:
+    """16 bytes that stand for an id with its images and `OPTIONS`, also as a table of text spells them."""
+    told = "\0".join([moving, fixed, *(f"{name}={options[name]}" for name in OPTIONS if options.get(name))])
+    return blake2b(id_digest(identifier) + told.encode("utf-8", "backslashreplace"), digest_size=16).digest()
 
 
 def digests(identifiers: Sequence[str]) -> NDArray[np.bytes_]:
@@ -200,21 +232,24 @@ def _doubled(keys: NDArray[np.bytes_]) -> set[bytes]:
     return {bytes(each) for each in ordered[1:][ordered[1:] == ordered[:-1]][:20]}
 
 
-def _clashes(path: Path, doubled: set[bytes]) -> list[str]:
+def _clashes(path: Path, doubled: set[bytes], files: Sequence[str]) -> list[str]:
     """Rows whose ids, or results, are of one name."""
     rows: dict[bytes, list[PairRow]] = {}
+    names: dict[bytes, str] = {}
     for pair in pair_rows(path):
-        for key in {id_digest(pair.id), id_digest(pair.place)}:
+        for name in (pair.id, *result_names(pair.place, files)):
+            key = id_digest(name)
             if key.rstrip(b"\0") in doubled:  # numpy leaves out zeros at the end
                 rows.setdefault(key, []).append(pair)
+                names[key] = name
     faults = []
-    for pairs in rows.values():
+    for key, pairs in rows.items():
         numbers = ", ".join(str(pair.number) for pair in pairs[:5]) + ", ..." * (len(pairs) > 5)
         if len({(pair.moving, pair.fixed, *pair.options.items()) for pair in pairs}) == 1:
             faults.append(f"rows {numbers} are the same pair; remove all but one")
         elif len({pair.id for pair in pairs}) == 1:
             faults.append(f"rows {numbers} have the id {shown(pairs[0].id)}; give each its own")
         else:
-            name = printable(pairs[0].place.replace("|", "_"), 200)
-            faults.append(f"rows {numbers} would have results of one name, {name}; rename images or ids")
+            name = printable(names[key], 200)
+            faults.append(f"rows {numbers} would have results of one name, {name}; {remedy(pairs[0].place)}")
     return list(dict.fromkeys(faults))

@@ -13,25 +13,39 @@
 A shard has one writer at a time, see ``crosswarp.lock``; a merge is the only one.
 
 A pair is done when its line is in a journal or a part. A process that dies leaves at most files without a
-line, which are written again, to the same bits and under the same names. A folder that is copied from a part
-to another, or a journal that is not removed any more, doubles lines: those are left out when next looked at.
+line, which are written again, to the same bits and under the same names. What is done counts for a pair of
+the same id, images and options; ids that were others' are refused. Images are the same where they have the
+same path, or the same path relative to the output folder, so that a folder may be moved alone or with them;
+what is in them is not compared. Pairs whose results would have the name of another id's are refused, too.
+A folder that is copied from a part to another, or a journal that is not removed any more, doubles lines:
+those are left out when next looked at.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from hashlib import sha256
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.pair_table import DIGEST, OPTIONS, digests, require_pyarrow
+from ..data.pair_table import (
+    DIGEST,
+    OPTIONS,
+    digests,
+    id_digest,
+    pair_digest,
+    require_pyarrow,
+    result_names,
+)
 from ..files import replacing
 from ..kept import read_json
 from ..lock import one_writer
@@ -42,7 +56,9 @@ JOURNAL, TABLE = "journal", "table"
 COLUMNS = (
     *("id", "moving", "fixed", *OPTIONS, "status", "verdict"),
     *("expected_overlap", "expected_low", "expected_high", "reasons", "files", "digests", "error"),
+    *("place", "out"),
 )
+COMPARED = ("id", "moving", "fixed", *OPTIONS, "place", "out")  # out: the output folder when it was written
 NUMBERS = ("expected_overlap", "expected_low", "expected_high")
 PART_ROWS = 10_000  # of a part of the table, and what a driver holds in memory
 
@@ -62,7 +78,10 @@ class Known:
 
     def has(self, identifiers: Sequence[str]) -> NDArray[np.bool_]:
         """Which ids are among them."""
-        wanted = digests(identifiers)
+        return self.holds(digests(identifiers))
+
+    def holds(self, wanted: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+        """Which keys are among them."""
         if not len(self.keys):
             return np.zeros(len(wanted), bool)
         place = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
@@ -130,12 +149,36 @@ class Ledger:
         """Files of the table, `part` or `errors`."""
         return sorted((self.out / TABLE).glob(f"{kind}-*"))
 
-    def known(self) -> Known:
-        """Ids that are done: of the parts and of all shards' journals."""
-        keys = [self.ids(path) for path in self.parts()]
+    def done(self) -> Iterator[Row]:
+        """The rows of what is done, with the columns `COMPARED`: of the parts and of all shards' journals."""
+        for path in self.parts():
+            for rows in self.read(path, COMPARED):
+                yield from rows
         for path in sorted((self.out / JOURNAL).glob("*/*.jsonl")):
-            keys.append(digests([row["id"] for row in journal_rows(path) if row["status"] == DONE]))
-        return Known(keys)
+            yield from (row for row in journal_rows(path) if row["status"] == DONE)
+
+    def known(self, files: Sequence[str]) -> tuple[Known, Known, Known]:
+        """What is done: ids, pairs, and names of results.
+
+        Args:
+            files: what is written of a pair.
+
+        Returns:
+            keys of :func:`~..data.pair_table.id_digest`, :func:`~..data.pair_table.pair_digest`, and of
+            :func:`~..data.pair_table.result_names`.
+        """
+        ids, pairs, names = bytearray(), bytearray(), bytearray()
+        out = os.path.abspath(self.out)
+        for row in self.done():
+            names += b"".join(map(id_digest, result_names(row.get("place") or "", files)))
+            ids += id_digest(row["id"])
+            images = [
+                {path, _moved(path, row.get("out") or out, out)} for path in (row["moving"], row["fixed"])
+            ]
+            for moving, fixed in product(*images):
+                pairs += pair_digest(row["id"], moving, fixed, row)
+        first, second, third = (Known([np.frombuffer(keys, DIGEST)]) for keys in (ids, pairs, names))
+        return first, second, third
 
     def ids(self, path: Path) -> NDArray[np.bytes_]:
         """Digests of the ids of a part."""
@@ -283,6 +326,11 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         writer = csv.DictWriter(file, columns, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def _moved(path: str, before: str, now: str) -> str:
+    """Where an image is that moved with the output folder."""
+    return path if before == now else os.path.normpath(os.path.join(now, os.path.relpath(path, before)))
 
 
 def _as_text(row: Row) -> Row:

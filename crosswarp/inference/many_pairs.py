@@ -13,9 +13,23 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..data.bids import dataset_description
-from ..data.pair_table import MODALITIES, PairRow, digests, pair_rows, survey
+from ..data.pair_table import (
+    DIGEST,
+    MODALITIES,
+    OPTIONS,
+    PairRow,
+    digests,
+    id_digest,
+    pair_digest,
+    pair_rows,
+    remedy,
+    result_names,
+    survey,
+)
 from ..errors import plain_input_errors
 from ..files import file_digest, replacing
 from ..lock import one_writer
@@ -34,6 +48,7 @@ WINDOW = 20_000  # rows that are read and sorted together, so that images that c
 SECONDS, LEAST, MOST = 10.0, 4, 1000  # of a chunk: how long it is to take, and its pairs
 TABLE = "table"  # of `files`: no files at all, but the table, which is always written
 BEGIN_SECONDS = 60  # to wait for other shards, each of which writes a file or two when it begins
+MOST_NAMED = 20  # rows in a message
 UNDECIDING = ("device",)  # overrides that decide where, not what
 ERROR_STATUS = 10  # of the exit status: what the number of pairs is added to that are not done
 
@@ -75,6 +90,58 @@ class Plan:
             self.size = max(LEAST, min(wanted, 4 * self.size, MOST))
 
 
+def known_of(table: Path, shard: tuple[int, int], ledger: Ledger, files: Sequence[str]) -> Known:
+    """Ids that are done, once it is certain that they are done of the images and options of a table.
+
+    Args:
+        table: the file.
+        shard: see :func:`~..data.pair_table.pair_rows`.
+        ledger: of the output folder.
+        files: what is to be written, where nothing is to be overwritten by it.
+
+    Raises:
+        ValueError: naming up to 20 rows whose ids, or names of results, are those of others.
+    """
+    known, pairs, names = ledger.known(files)
+    rows, others = pair_rows(table, shard), dict[bytes, PairRow]()
+    while len(known) and len(others) < MOST_NAMED and (window := list(islice(rows, WINDOW))):
+        keys = b"".join(pair_digest(row.id, row.moving, row.fixed, row.options) for row in window)
+        done = known.has([row.id for row in window])
+        other = done & ~pairs.holds(np.frombuffer(keys, DIGEST))
+        others |= {id_digest(window[i].id): window[i] for i in np.flatnonzero(other)[:MOST_NAMED]}
+        new = [
+            (name, row)
+            for row, is_done in zip(window, done, strict=True)
+            if not is_done
+            for name in result_names(row.place, files)
+        ]
+        taken = names.has([name for name, _ in new])
+        others |= {id_digest(new[i][0]): new[i][1] for i in np.flatnonzero(taken)[:MOST_NAMED]}
+    if others:
+        faults = [
+            f"row {row.number}: {shown(row.id)} is done of {_of(was)}, but now is of "
+            + _of(vars(row) | row.options)
+            if id_digest(name) == id_digest(row.id)
+            else f"row {row.number}: its results would overwrite those of {shown(was['id'])}, "
+            f"{printable(name, 300)}; {remedy(row.place)}"
+            for was in ledger.done()
+            for name in (was["id"], *result_names(was.get("place") or "", files))
+            if (row := others.get(id_digest(name)))
+        ]
+        said = (
+            f"{table}: expected ids and results that are new to {ledger.out}, or pairs as they are done "
+            "there. Give these pairs other ids, or another output folder (--out); nothing was changed:"
+        )
+        raise ValueError("\n- ".join([said, *faults[:MOST_NAMED]]))
+    return known
+
+
+def _of(row: Mapping[str, Any]) -> str:
+    """The images and options of a row, for messages."""
+    options = [f"{name} {row[name]}" for name in OPTIONS if row.get(name)]
+    return printable(", ".join([row["moving"], row["fixed"], *options]), 500)
+
+
 def together(rows: list[PairRow]) -> list[PairRow]:
     """Sort pairs so that those of one image follow each other: of the kind that comes again more often."""
     kinds = sorted((lambda row: row.moving, lambda row: row.fixed), key=lambda of: len({*map(of, rows)}))
@@ -111,10 +178,11 @@ def register_table(
 
     Raises:
         FileNotFoundError: where the table or the networks are missing.
-        ValueError: for a table with faults, and a folder that has results of something else.
+        ValueError: for a table with faults, and a folder that has results of something else, or of other
+            images or options under the same ids.
         OSError: where the folder cannot be written to, or another process registers the same shard.
     """
-    count, bids = survey(pairs)
+    count, bids = survey(pairs, job.files)
     count = len(range(shard[0] - 1, count, shard[1]))
     ledger = Ledger(Path(job.out), shard)
     with one_writer(ledger.out, BEGIN_SECONDS):  # all shards may start at once
@@ -134,7 +202,7 @@ def _register(
     if left_over:  # to know what is there already, all of the table is read
         ledger.compact(left_over, Known([ledger.ids(path) for path in ledger.parts()]), errors=False)
     rmtree(job.scratch, ignore_errors=True)
-    plan.known = ledger.known()
+    plan.known = known_of(plan.table, plan.shard, ledger, job.files)
     counts, names, noted = Counter[str](), list[str](), 0
     with Progress(count, plan) as progress:
         for finished in engine(job, plan.chunks(), ledger.journals):
@@ -170,7 +238,7 @@ def merge(pairs: Path, out: Path) -> tuple[int, int, int]:
     Raises:
         BusyError: where a shard still runs.
         FileNotFoundError: where there is no such folder or table.
-        ValueError: for a table with faults.
+        ValueError: for a table with faults, and ids that are done of other images or options.
     """
     if not (out / "job.json").is_file():
         raise FileNotFoundError(f"Expected a folder of many pairs at {out}: it has no job.json.")
@@ -183,6 +251,7 @@ def merge(pairs: Path, out: Path) -> tuple[int, int, int]:
 def _merge(pairs: Path, ledger: Ledger) -> tuple[int, int, int]:
     journals = sorted((ledger.out / JOURNAL).glob("*/*.jsonl"))
     ledger.compact(journals, Known([ledger.ids(path) for path in ledger.parts()]))
+    known_of(pairs, (1, 1), ledger, ())
     known, errors = ledger.without_doubles()
     for path in [*ledger.parts("errors"), *ledger.out.glob("errors*.csv")]:
         path.unlink()

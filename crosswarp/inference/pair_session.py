@@ -121,7 +121,8 @@ class PairSession:
 
     def one(self, row: PairRow, reading: Future[Item]) -> Row:
         """Register one pair into the scratch folder; its row of the table, without files."""
-        told: Row = {"id": row.id, "moving": row.moving, "fixed": row.fixed, **row.options, "reasons": []}
+        told: Row = {"id": row.id, "moving": row.moving, "fixed": row.fixed, **row.options}
+        told |= {"place": row.place, "out": self.job.out, "reasons": []}
         self.scratch.mkdir(parents=True, exist_ok=True)
         try:
             item = reading.result()

@@ -52,7 +52,8 @@ def test_names_of_many_bytes_make_ids_that_file_systems_take(tmp_path: Path) -> 
         ([",x.png,y.png", ",u.png,y.png", ",x.png,y.png"], "rows 2, 4 are the same pair; remove"),
         (
             ["a,sub-1/sub-1_x.png,p/b.png", "b,sub-1/sub-1_x.png,q/b.png"],
-            "rows 2, 3 would have results of one name, sub-1/sub-1_x_b; rename",
+            "rows 2, 3 would have results of one name, sub-1/sub-1_from-x_to-b_mode-image_xfm; "
+            "rename images, after which they are named, or register them into another output folder",
         ),
         (["a,,y.png", "b,x.png,"], "row 2: moving is empty; fill it in\n- row 3: fixed is empty"),
         ([f"{'x' * 151},x.png,y.png"], "row 2: id has more than 150 bytes"),
@@ -133,6 +134,14 @@ def test_names_after_bids(moving: str, fixed: str, expected: str) -> None:
 def test_other_names_are_not_bids() -> None:
     assert bids_place("a/sub-01_dxa.nii.gz", "b.png") is None  # not in a folder of the subject
     assert bids_place("sub-01/knee.nii.gz", "b.png") is None
+
+
+def test_transform_and_inverse_after_bids_do_not_have_one_name(tmp_path: Path) -> None:
+    images = "sub-1/sub-1_T1w.nii,sub-1/sub-1_T2w.nii"
+    path = table(tmp_path, "moving,fixed", images, ",".join(reversed(images.split(","))))
+    assert survey(path, ["transform", "quality"]) == survey(path, ["inverse"]) == (2, True)
+    with pytest.raises(ValueError, match="rows 2, 3 would have .* one name, sub-1/sub-1_from-T1w_to-T2w"):
+        survey(path, ["transform", "inverse"])
 
 
 def test_bids_places_stay_within_the_output_folder_and_are_spelt_alike(tmp_path: Path) -> None:

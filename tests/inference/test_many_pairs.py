@@ -21,7 +21,7 @@ from crosswarp.commands import COMMANDS
 from crosswarp.data import pair_table
 from crosswarp.inference import many_pairs, pair_session
 from crosswarp.inference.dask_engine import InFlight, on_dask
-from crosswarp.inference.jobs import DONE, Job, journal_rows
+from crosswarp.inference.jobs import DONE, Finished, Job, journal_rows
 from crosswarp.inference.ledger import Ledger
 from crosswarp.inference.many_pairs import job_of, merge, register_table, shard_of
 from crosswarp.inference.pair_session import PairSession, Writer
@@ -71,7 +71,7 @@ def rows_of(out: Path) -> dict[str, Any]:
     """The table, by id; nothing is in it twice."""
     ledger = Ledger(out)
     rows = [row for path in (out / "table").iterdir() for some in ledger.read(path) for row in some]
-    found = {row["id"]: row for row in rows}
+    found = {row["id"]: {key: value for key, value in row.items() if key != "out"} for row in rows}
     assert len(found) == len(rows)
     return found
 
@@ -248,6 +248,93 @@ def test_names_too_long_for_files_are_an_error_of_their_pair_alone(
         assert all(said in row["error"] for row in found)
 
 
+def write_table(folder: Path, *rows: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pairs.csv").write_text("\n".join(["id,moving,fixed,moving_pose", *rows]) + "\n")
+    return folder / "pairs.csv"
+
+
+def as_done(out: Path, table: Path) -> dict[str, int]:
+    """Note the pairs of a table that are not done, as if they had been registered; returns the counts."""
+    job = Job(str(table), str(out), files=("transform",))
+
+    def engine(job: Job, chunks: Any, journals: Path) -> Any:
+        for name, rows in chunks:
+            noted = [
+                {"id": row.id, "moving": row.moving, "fixed": row.fixed, **row.options, "status": DONE}
+                | {
+                    "verdict": "ok",
+                    "out": job.out,
+                    "place": row.place,
+                    "reasons": [],
+                    "files": [],
+                    "digests": [],
+                }
+                for row in rows
+            ]
+            journals.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps(each) + "\n" for each in noted)
+            (journals / f"{name}.a.jsonl").write_text(lines)
+            yield Finished(name, len(rows), 1.0, {"ok": len(rows)})
+
+    return register_table(table, job, engine=engine)
+
+
+@pytest.mark.parametrize("with_pyarrow", [True, False])
+def test_ids_that_are_done_of_other_images_or_options_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_pyarrow: bool
+) -> None:
+    if not with_pyarrow:
+        monkeypatch.setattr(
+            "crosswarp.inference.ledger.require_pyarrow", lambda _: (_ for _ in ()).throw(ValueError())
+        )
+    out = tmp_path / "out"
+    rows = ("p1,m.png,f.png,", ",a.png,f.png,mirrored", "é,x.png,f.png,")
+    assert as_done(out, write_table(tmp_path, *rows)) == {"ok": 3, "before": 0, "error": 0}
+    assert as_done(out, write_table(tmp_path, *rows)) == {"before": 3, "error": 0}
+    others = (
+        write_table(tmp_path, "p1,other/m.png,f.png,"),
+        write_table(tmp_path / "pose", "p1,../m.png,../f.png,mirrored"),
+        write_table(tmp_path / "elsewhere", *rows),  # the same relative paths, of a second cohort
+    )
+    was = f"row 2: 'p1' is done of {tmp_path}/m.png, {tmp_path}/f.png, but now is of"
+    for table, now in zip(
+        others, ("other/m.png", "f.png, moving_pose mirrored", "elsewhere/m.png"), strict=True
+    ):
+        for call in (lambda table: as_done(out, table), lambda table: merge(table, out)):
+            with pytest.raises(ValueError, match="Give these pairs other ids, or another") as error:
+                call(table)
+            assert was in str(error.value) and now in str(error.value)
+    assert as_done(out, write_table(tmp_path, *rows)) == {"before": 3, "error": 0}
+
+
+def test_results_after_bids_of_a_second_table_do_not_overwrite_the_first(tmp_path: Path) -> None:
+    out, image = tmp_path / "out", "sub-01/anat/sub-01_T1w.nii.gz"
+    as_done(out, write_table(tmp_path / "a", f"a,siteA/{image},f.nii.gz,", "b,m.png,f.nii.gz,"))
+    second = write_table(tmp_path / "b", f"c,siteB/{image},f.nii.gz,", "d,m.png,f.nii.gz,")
+    with pytest.raises(
+        ValueError, match="row 2: its results would overwrite those of 'a', sub-01/anat"
+    ) as error:
+        as_done(out, second)
+    assert "rename images, after which they are named, or register them into another" in str(error.value)
+    assert "row 3" not in str(error.value)
+    assert merge(second, out) == (0, 0, 2)  # which overwrites nothing
+    other = write_table(tmp_path / "b", f"c,siteB/{image},g.nii.gz,", "d,m.png,f.nii.gz,")
+    assert as_done(out, other) == {"ok": 2, "before": 0, "error": 0}
+
+
+def test_what_moved_with_its_folder_or_without_is_still_done(tmp_path: Path) -> None:
+    atlas = tmp_path / "atlas.png"
+    rows = ("p1,m.png,f.png,", f"p2,m.png,{atlas},")
+    as_done(tmp_path / "here" / "out", write_table(tmp_path / "here", *rows))
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert as_done(tmp_path / "there" / "out", tmp_path / "there" / "pairs.csv")["before"] == 2
+    (tmp_path / "there" / "out").rename(tmp_path / "out")
+    with pytest.raises(ValueError, match="row 2: 'p1' is done of"):
+        as_done(tmp_path / "out", tmp_path / "there" / "pairs.csv")
+    assert as_done(tmp_path / "out", write_table(tmp_path / "here", *rows))["before"] == 2
+
+
 def begin(job: Job, barrier: Any, shard: int) -> None:
     barrier.wait()
     register_table(Path(job.models), job, (shard, 4), lambda *_: iter(()))
@@ -316,6 +403,8 @@ def test_images_named_after_bids_have_results_named_after_it(folder: Path, tmp_p
     assert "sub-01_space-sub02xray_desc-warped_dseg.nii.gz" in found
     description = json.loads((tmp_path / "out" / "dataset_description.json").read_text())
     assert description["DatasetType"] == "derivative" and description["BIDSVersion"]
+    (row,) = Ledger(tmp_path / "out").done()
+    assert row["place"] == "sub-01/anat/sub-01|dxa|sub02xray" and row["out"] == str(tmp_path / "out")
 
 
 def test_poses_and_modalities_of_rows_are_used(folder: Path, tmp_path: Path) -> None:
