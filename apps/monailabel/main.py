@@ -52,6 +52,9 @@ MODALITIES = {"source_segmentation": "source", "domain_adaptation": "target"}
 CHAIN = "crosswarp"
 REVERSED = "crosswarp_target_to_source"
 
+# what the chain gives to every stage, and decides what becomes of it
+GIVEN = ("seed", "deterministic", "spatial_size", "spacing")
+
 # what MONAI Label itself adds to what a client says
 ADDED = ("model", "image", "images", "label", "session", "bundle_path", "local_rank", "_id", "_image_id")
 ADDED_TO_MANY = ("multi_gpu", "gpus", "max_workers", "max_batch_size")
@@ -74,6 +77,19 @@ def run_and_datalist(conf: Mapping[str, str]) -> tuple[Path, Path]:
     """The folder of the run that the server was started with, and its datalist."""
     run = Path(conf["run"]).resolve()
     return run, Path(json.loads((run / "run.json").read_text())["datalist"])
+
+
+def as_trained(run: Path) -> dict[str, dict[str, Any]]:
+    """What the stages of a run were given; with other values, such as the datalist's, they would be stale."""
+    found: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
+    for name in json.loads((run / "provenance.json").read_text())["stages"]:
+        config = run / name / "configs" / "train.json"
+        if config.is_file():  # else its training was killed as it began: as the stage before
+            trained = json.loads(config.read_text(encoding="utf-8"))
+            values = {key: trained[key] for key in GIVEN if not isinstance(trained.get(key, ""), str)}
+        found[name] = dict(values)
+    return found
 
 
 def source_images(datalist: Path) -> dict[str, list[Path]]:
@@ -212,13 +228,16 @@ class RefreshTask(BundleTrainTask):
         records = labelled_records(datastore, "target")
         for record in records:  # a label that was corrected again has the same name
             record["sha256"] = hashlib.sha256(Path(record["label"]).read_bytes()).hexdigest()
-        options = {key: request[key] for key in ("max_epochs",) if key in request}
+        stages = as_trained(run)
+        stages["multimodal_registration"]["corrected"] = records
+        if "max_epochs" in request:
+            stages["multimodal_registration"]["max_epochs"] = request["max_epochs"]
         overrides = {
             "bundle_root": self.bundle_path,
             "run_dir": str(run),
             "datalist": str(datalist),
             "device": name_to_device(request.get("device", "cuda")),
-            "multimodal_registration": {"corrected": records, **options},
+            **stages,
         }
         overrides = verbatim(self.bundle_path, overrides)
         with own_code(self.bundle_path):

@@ -113,8 +113,8 @@ def build(config: Mapping[str, Any], definition: Any, entries: Iterator[int]) ->
     return definition
 
 
-def calculate(config: Mapping[str, Any], expression: str, entries: Iterator[int]) -> float:
-    """The value of an expression that only adds, subtracts, multiplies and divides numbers and references.
+def calculate(config: Mapping[str, Any], expression: str, entries: Iterator[int]) -> float | None:
+    """The value of an expression of numbers, None and references, with arithmetic and ``x if a == b else y``.
 
     Raises:
         ValueError: for any other expression, and for numbers above ``LARGEST_NUMBER``.
@@ -122,7 +122,13 @@ def calculate(config: Mapping[str, Any], expression: str, entries: Iterator[int]
     if len(expression) > LONGEST:
         raise ValueError(f"its network's definition has an expression of more than {LONGEST} characters")
 
-    def value(node: ast.AST) -> float:
+    def value(node: ast.AST) -> Any:
+        if isinstance(node, ast.IfExp):
+            return value(node.body if value(node.test) else node.orelse)
+        if isinstance(node, ast.Compare) and [type(each) for each in node.ops] == [ast.Eq]:
+            return value(node.left) == value(node.comparators[0])
+        if isinstance(node, ast.Constant) and node.value is None:
+            return None
         found = None
         if isinstance(node, ast.Constant):
             found = node.value

@@ -121,6 +121,11 @@ class Release:
         """All files of the meta bundle; the stages' bundles in it share its code and have no weights."""
         files = copied(ROOT)
         train = json.loads(files["configs/train.json"]) | {"seed": self.provenance["seed"] or 0}
+        # what the chain learns beside the stages, as it did; earlier versions did not record all of it
+        train["worsened_pairs"] = self.provenance.get("worsened_pairs")
+        poses = self.provenance.get("pose_recognition", "")
+        if poses is None or (isinstance(poses, Mapping) and poses["config"]):
+            train["pose_recognition"] = poses and with_shared(poses["config"])
         files["configs/train.json"] = json_text(train).encode()
         files |= self.filled(META, ROOT, self.run_dir)
         for name in STAGES:

@@ -121,6 +121,7 @@ class Chain:
         self.datalist = datalist
         self.preset, self.worsened_pairs, self.multi_gpu = preset, worsened_pairs, multi_gpu
         self.pose_recognition = pose_recognition
+        self.pose_config: Any = None  # of `pose_recognition`, where a config makes the chain
         self.memory = ReadOnce()
         self.writer: Writer | None = None  # from the check to the end
 
@@ -155,7 +156,9 @@ class Chain:
         processes.agreed(self._check)
 
     def _check(self) -> None:
-        check_overrides(running_parser(), self.bundle_root / "configs" / "train.json")
+        parser = running_parser()
+        check_overrides(parser, self.bundle_root / "configs" / "train.json")
+        self.pose_config = parser.get("pose_recognition")
         for name, overrides in self.stages.items():
             check_ids(overrides, read_config(*self.config_files(name)), f"Stage {name}")
         check_values(*(self.workflow(name).parser for name in self.stages))
@@ -283,7 +286,8 @@ class Chain:
             "git_commit": git_commit(self.bundle_root),
             "seed": self.common.get("seed"),
             "preset": self.preset,
-            "pose_recognition": self.pose_recognition and self.pose_recognition.settings(),
+            "pose_recognition": self.pose_recognition
+            and {"config": self.pose_config, "settings": self.pose_recognition.settings()},
             "worsened_pairs": self.worsened_pairs,
             "configs": [file_digest(path) for path in inputs],
             "stages": {name: read_manifest(self.run_dir / name) for name in self.stages},

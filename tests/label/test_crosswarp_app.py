@@ -19,6 +19,9 @@ from monai.bundle import run
 
 from apps.monailabel.serve import APPS, SERVED, install
 from crosswarp.commands.package import package
+from crosswarp.kept import read_json
+from crosswarp.places import ROOT, STAGES
+from crosswarp.runs.shared import with_shared
 from tests.cohorts import write_blob_cohort
 from tests.label.hostile import REFUSALS, answers
 from tests.label.server import Client, serving
@@ -48,8 +51,15 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     tiny = write_trained_run(folder / "tiny", datalist)
     first = install(APPS["crosswarp"], package(str(tiny), str(folder / "tiny_zips")), folder / "first")
     trained, bundle = folder / "run", first / "model" / "crosswarp"
+    configs, library = bundle / "configs", ROOT / "configs"
+    own = with_shared(read_json(library / "inference.json"))["pose_network"]  # the tiny run has none
+    inference = read_json(configs / "inference.json") | {"pose_network": own}
+    (configs / "inference.json").write_text(json.dumps(inference))
     place = {"run_dir": str(trained), "datalist": str(datalist), "device": "cpu"}
-    run(config_file=str(bundle / "configs" / "train.json"), bundle_root=str(bundle), **place)
+    poses = with_shared(read_json(library / "train.json"))["pose_recognition"]
+    given = {"spatial_size": [32, 32], "deterministic": True, "worsened_pairs": 64}
+    given |= {"seed": 3, "pose_recognition": poses | {"examples": 8, "steps": 2}}
+    run(config_file=str(configs / "train.json"), bundle_root=str(bundle), **place, **given)
     zips = package(str(trained), str(folder / "dist"))
     app = install(APPS["crosswarp"], [path for path in zips if path.name.startswith(SERVED)], folder / "app")
     studies, out = folder / "studies", folder / "out"
@@ -184,12 +194,11 @@ def test_segmentations_learn_from_their_own_modality(session: Session) -> None:
 
 
 def test_corrected_target_labels_refresh_stage_4(session: Session) -> None:
+    """All else stays, though the run was trained with other values than the datalist's and the chain's."""
     served = session.app / "model" / "crosswarp" / "models" / "model.pt"
-    manifests = {
-        name: (session.run / name / "manifest.json").read_text()
-        for name in ("source_segmentation", "domain_adaptation", "multimodal_registration")
-    }
-    before = served.read_bytes()
+    manifests = {name: (session.run / name / "manifest.json").read_text() for name in STAGES}
+    before, poses = served.read_bytes(), (session.run / "pose.json").read_bytes()
+    assert read_json(session.run / "expected_overlap.json")["of"][2] == 64
     for correction in ("coldtest0", "coldtest1"):  # the same image, its label corrected again
         session.client.save_label("coldtest0", session.data / "labels" / f"{correction}.nii.gz")
         session.client.train("crosswarp")
@@ -202,5 +211,7 @@ def test_corrected_target_labels_refresh_stage_4(session: Session) -> None:
     for name, manifest in manifests.items():
         unchanged = (session.run / name / "manifest.json").read_text() == manifest
         assert unchanged == (name != "multimodal_registration")
+    assert (session.run / "pose.json").read_bytes() == poses
+    assert read_json(session.run / "expected_overlap.json")["of"][2] == 64
     label, _ = session.client.infer("crosswarp", "coldtest1", session.out, moving="warmtest0")
     assert nib.load(label).shape == (32, 24, 1)

@@ -151,6 +151,20 @@ def test_warnings_of_the_training_and_what_verdicts_need_go_along(run: Path, tmp
     assert f"training of {warnings[0]}" in registrar.register(image, image).quality["reasons"]
 
 
+@pytest.mark.parametrize(("recorded", "steps"), [("changed", 7), ("in words", 500), (None, None)])
+def test_the_chain_learns_poses_and_expectations_as_the_run_did(run: Path, tmp_path: Path, recorded, steps):
+    """Earlier versions recorded in words how poses were learnt: then the library's own way stands there."""
+    library = json.loads((ROOT / "configs" / "train.json").read_text())["pose_recognition"]
+    poses = {"config": library | {"steps": 7}, "settings": ""} if recorded == "changed" else recorded
+    provenance = read_json(run / "provenance.json") | {"worsened_pairs": 5, "pose_recognition": poses}
+    write_json(run / "provenance.json", provenance)
+    package(str(run), str(tmp_path / "dist"))
+    chain = json.loads(members(tmp_path, META)[f"{META}/configs/train.json"])
+    assert chain["worsened_pairs"] == 5
+    found = chain["pose_recognition"]
+    assert found["steps"] == steps and "_target_" in found["normalise"] if steps else found is None
+
+
 def test_edits_that_stay_behind_are_named(run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     package(str(run), str(tmp_path / "before"))
     assert not caplog.messages

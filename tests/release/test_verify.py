@@ -22,10 +22,12 @@ from crosswarp.__main__ import main
 from crosswarp.commands.package import package
 from crosswarp.commands.verify import verify
 from crosswarp.disk import DiskError
-from crosswarp.places import META
+from crosswarp.places import META, ROOT
 from crosswarp.release import archive as module
+from crosswarp.release.networks import build
 from crosswarp.release.package import zipped
 from crosswarp.release.verify import BundleError, inspect, unpack
+from crosswarp.runs.config import read_config
 from tests.cohorts import write_blob_cohort
 from tests.trained_run import write_trained_run
 
@@ -490,6 +492,16 @@ def test_all_faults_are_named_at_once_and_nothing_is_unpacked(
         verify(good, "nowhere.zip")
     with pytest.raises(ValueError, match="Expected zips"):
         verify()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_network_that_runs_have_for_poses_can_be_checked(dims: int):
+    config = read_config(ROOT / "configs" / "inference.json").get()
+    config |= {"spatial_dims": dims, "spatial_size": [32] * dims, "num_classes": 3}
+    with torch.device("meta"):
+        network = build(config, config["pose_network"], iter(range(100)))
+    dropped = [each for each in network.modules() if isinstance(each, torch.nn.modules.dropout._DropoutNd)]
+    assert {each.p for each in dropped} == ({0.2} if dims == 3 else set())
 
 
 def test_what_has_no_room_is_not_there_in_part(dist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -201,6 +201,8 @@ def test_all_stages_are_trained_and_recorded(trained):
         "domain_adaptation",
     ]
     assert provenance["seed"] == 0 and provenance["weights"] == file_digest(trained / "models" / "model.pt")
+    poses = read_config(ROOT / "configs" / "train.json")["pose_recognition"] | {"examples": 8, "steps": 2}
+    assert provenance["pose_recognition"]["config"] == poses
 
 
 def test_the_run_is_one_network_that_segments_and_registers(trained):
