@@ -19,7 +19,6 @@ import filecmp
 import hashlib
 import importlib
 import json
-import shutil
 import sys
 import tempfile
 import threading
@@ -49,6 +48,7 @@ from monailabel.utils.others.generic import name_to_device
 
 MONAIBUNDLE = Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle" / "main.py"
 MODALITIES = {"source_segmentation": "source", "domain_adaptation": "target"}
+INFERENCE, WEIGHTS = "configs/inference.json", "models/model.pt"
 CHAIN = "crosswarp"
 REVERSED = "crosswarp_target_to_source"
 
@@ -160,9 +160,16 @@ class RegistrationInferTask(BundleInferTask):
         super().__init__(path, conf, WholeNetwork())
 
     def _load_bundle_config(self, path: str, config: str) -> ConfigParser:
+        self.read = Path(config).stat().st_mtime_ns
         parser = super()._load_bundle_config(path, config)
         parser.config |= self.modalities
         return parser
+
+    def __call__(self, request: dict[str, Any], callbacks: Any = None) -> Any:
+        """Infer; what training, which is a process of its own, wrote for verdicts is read again."""
+        if Path(self.bundle_config_path).stat().st_mtime_ns != self.read:
+            self.bundle_config = self._load_bundle_config(self.bundle_path, self.bundle_config_path)
+        return super().__call__(request, callbacks)
 
     def run_inferer(
         self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda"
@@ -242,10 +249,19 @@ class RefreshTask(BundleTrainTask):
         overrides = verbatim(self.bundle_path, overrides)
         with own_code(self.bundle_path):
             self.run_single_gpu({}, overrides)
-        served = Path(self.bundle_path) / "models" / "model.pt"
-        partial = served.with_suffix(".partial")
-        shutil.copyfile(run / "models" / "model.pt", partial)
-        partial.replace(served)
+            learned = importlib.import_module("scripts.release.package").LEARNED_IDS
+        served = Path(self.bundle_path)
+        config, trained = (
+            json.loads((folder / INFERENCE).read_text(encoding="utf-8")) for folder in (served, run)
+        )
+        config |= {key: trained[key] for key in learned if key in trained}
+        for file, content in {
+            INFERENCE: json.dumps(config, indent=2).encode(),
+            WEIGHTS: (run / WEIGHTS).read_bytes(),
+        }.items():
+            partial = (served / file).with_suffix(".partial")
+            partial.write_bytes(content)
+            partial.replace(served / file)
         return {"corrected": len(records)}
 
 

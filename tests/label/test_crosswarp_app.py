@@ -21,6 +21,7 @@ from apps.monailabel.serve import APPS, SERVED, install
 from crosswarp.commands.package import package
 from crosswarp.kept import read_json
 from crosswarp.places import ROOT, STAGES
+from crosswarp.release.package import LEARNED_IDS
 from crosswarp.runs.shared import with_shared
 from tests.cohorts import write_blob_cohort
 from tests.label.hostile import REFUSALS, answers
@@ -198,6 +199,7 @@ def test_corrected_target_labels_refresh_stage_4(session: Session) -> None:
     served = session.app / "model" / "crosswarp" / "models" / "model.pt"
     manifests = {name: (session.run / name / "manifest.json").read_text() for name in STAGES}
     before, poses = served.read_bytes(), (session.run / "pose.json").read_bytes()
+    old = json.loads((served.parents[1] / "configs" / "inference.json").read_text())
     assert read_json(session.run / "expected_overlap.json")["of"][2] == 64
     for correction in ("coldtest0", "coldtest1"):  # the same image, its label corrected again
         session.client.save_label("coldtest0", session.data / "labels" / f"{correction}.nii.gz")
@@ -213,5 +215,17 @@ def test_corrected_target_labels_refresh_stage_4(session: Session) -> None:
         assert unchanged == (name != "multimodal_registration")
     assert (session.run / "pose.json").read_bytes() == poses
     assert read_json(session.run / "expected_overlap.json")["of"][2] == 64
-    label, _ = session.client.infer("crosswarp", "coldtest1", session.out, moving="warmtest0")
-    assert nib.load(label).shape == (32, 24, 1)
+    path = session.app / "model" / "crosswarp" / "configs" / "inference.json"
+    config, trained = (json.loads(each.read_text()) for each in (path, session.run / "configs" / path.name))
+    for key in LEARNED_IDS:
+        assert config[key] == trained[key]
+    assert config["expected_overlap"] != old["expected_overlap"]
+    warning = "multimodal_registration: boundaries cross"
+    path.write_text(json.dumps(config | {"training_warnings": [warning]}))  # as the next training might
+    for model, fixed, moving in (
+        ("crosswarp", "coldtest1", "warmtest0"),
+        ("crosswarp_target_to_source", "warmtest0", "coldtest1"),
+    ):
+        label, params = session.client.infer(model, fixed, session.out, moving=moving)
+        assert nib.load(label).shape == (32, 24, 1)
+        assert f"training of {warning}" in params["quality"]["reasons"]
