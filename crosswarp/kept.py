@@ -74,7 +74,10 @@ def record(folder: Path, digests: dict[str, str]) -> None:
         known = {}
     wanted = dict(known)
     for name, digest in digests.items():
-        wanted[name] = list(dict.fromkeys([digest, *known.get(name, [])[:1]]))
+        before = known.get(name, [])
+        if len(before) > 1 and (folder / name).is_file():  # one of both, if the last writer was killed
+            before = [each for each in before if each == file_digest(folder / name)] or before
+        wanted[name] = list(dict.fromkeys([digest, *before[:1]]))
     if wanted == known:
         return
     lines = [

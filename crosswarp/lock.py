@@ -44,10 +44,10 @@ class Writer:
         with explained(self.folder / LOCK):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = FileLock(self.folder.absolute() / LOCK, thread_local=False, is_singleton=True)
-            try:
+            with suppress(Timeout):
                 self.lock.acquire(timeout=wait)
-            except Timeout:
-                raise BusyError(busy(self.folder)) from None
+        if not self.lock.is_locked:
+            raise BusyError(busy(self.folder))
         self.held = True
         if self.lock.lock_counter == 1:
             with suppress(OSError):  # it only says who

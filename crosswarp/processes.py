@@ -130,7 +130,8 @@ def agreed(function: Callable[[], Result]) -> Result:
         except Exception as caught:  # which all raise: what one can heal, all go on from
             error = caught
             cause = input_error(error) or error
-            held[1] = type(cause), cause.args, vars(cause)
+            system = ("errno", "strerror", "filename") if isinstance(cause, OSError) else ()
+            held[1] = type(cause), cause.args, vars(cause) | {name: getattr(cause, name) for name in system}
     dist.broadcast_object_list(held, src=0)
     if error is not None:
         raise error
@@ -138,7 +139,8 @@ def agreed(function: Callable[[], Result]) -> Result:
         kind, arguments, attributes = held[1]
         copy = kind.__new__(kind)
         copy.args = arguments
-        vars(copy).update(attributes)
+        for name, value in attributes.items():
+            setattr(copy, name, value)
         raise copy
     return held[0]
 

@@ -14,6 +14,8 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +51,12 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=not sys.stdout.isatty(), markup=False, emoji=False)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """Print a line on the terminal; where nothing can be shown, as when its disk is full, work goes on."""
+    with suppress(OSError, SystemExit):  # rich ends the process where nobody reads what it writes
+        console().print(text, style=style)
+
+
 class OwnMessages(logging.Handler):
     """Shows the library's own messages; warnings and errors are marked as such."""
 
@@ -58,7 +66,7 @@ class OwnMessages(logging.Handler):
             return
         marks = {logging.INFO: ("", None), logging.WARNING: ("warning: ", "yellow")}
         mark, style = marks.get(record.levelno, ("error: ", "red"))
-        console().print(f"{mark}{record.getMessage()}", style=style)
+        say(f"{mark}{record.getMessage()}", style)
 
 
 class LogFile(logging.FileHandler):
@@ -81,6 +89,9 @@ def show_messages(verbose: bool = False) -> None:
     State.verbose, State.shown = verbose, logging.StreamHandler(sys.stdout) if verbose else OwnMessages()
     if State.silent:
         State.shown = logging.NullHandler()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # what it has no letter for is shown as a question mark
+            stream.reconfigure(errors="replace")
     _add(State.shown)
     silence_others()
     warnings.showwarning = show_warning  # type: ignore[assignment] # what else is given is not used

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -80,6 +81,27 @@ def test_the_generation_before_is_known_too(tmp_path):
     assert not fault(path) and not fault(previous)
     flip(previous)
     assert fault(previous) and not fault(path)
+
+
+def test_writers_that_are_killed_one_after_the_other_condemn_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "last"
+    keep(path, "1")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for text in ("2", "3", "4"):
+        with monkeypatch.context() as end, pytest.raises(KeyboardInterrupt):
+            end.setattr("crosswarp.files.os.replace", only_the_table(killed))
+            keep(path, text)
+        assert path.read_text() == "1" and not fault(path)
+    keep(path, "5")
+    assert path.read_text() == "5" and not fault(path)
+
+
+def only_the_table(otherwise):
+    replace = os.replace
+    return lambda old, new: replace(old, new) if Path(new).name == TABLE else otherwise()
 
 
 def test_a_damaged_table_is_set_aside_and_written_anew(tmp_path, caplog):

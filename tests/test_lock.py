@@ -39,6 +39,7 @@ def test_another_process_is_named_and_its_death_releases(other, tmp_path):
         BusyError, match=f"being written to by process {other.pid} of .* since 2.*: wait for it"
     ):
         Writer(tmp_path)
+    assert (tmp_path / LOCK).stat().st_size == 0  # nobody tries the disk by writing to another one's lock
     start = time.monotonic()
     with pytest.raises(BusyError), one_writer(tmp_path, wait=0.3):
         pass

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
+import subprocess
 import sys
 import warnings
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
 
 import pytest
 from rich.text import Text
@@ -71,6 +74,33 @@ def test_own_messages_are_shown_and_all_are_logged(tmp_path, capsys):
         "ignite.engine - INFO - Engine run resuming from iteration 0",
         "ignite.engine - WARNING - Logging file is set to False",
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_work_goes_on_where_nothing_can_be_shown(monkeypatch):
+    full = open("/dev/full", "w")  # noqa: SIM115 # cannot be closed without an error
+    monkeypatch.setattr(sys, "stdout", full)
+    show_messages()
+    OURS.warning("folds")
+    with suppress(OSError):
+        full.close()
+
+
+def test_work_goes_on_where_nobody_reads_and_letters_are_missing(tmp_path):
+    program = (
+        "import logging, sys\n"
+        "from crosswarp.terminal import show_messages\n"
+        "show_messages()\n"
+        "for number in range(20000):\n"
+        "    logging.getLogger('crosswarp.x').info(f'{number} \\N{DEGREE SIGN}')\n"
+        "print('done', file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    assert process.stdout is not None and process.stdout.readline() == b"0 ?\n"
+    process.stdout.close()
+    assert process.stderr is not None and process.stderr.read().startswith(b"done")
 
 
 def test_loggers_of_monai_with_handlers_of_their_own_are_quiet_too(capsys):

@@ -19,6 +19,7 @@ import filecmp
 import hashlib
 import importlib
 import json
+import os
 import sys
 import tempfile
 import threading
@@ -33,6 +34,7 @@ from guard.routes import infer_fields, train_fields
 from guard.studies import Studies
 from guard.values import Check, Refused, check_fields, plain_name
 from monai.bundle import ConfigParser
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -97,7 +99,7 @@ def source_images(datalist: Path) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
     for section in json.loads(datalist.read_text())["source"].values():
         for record in section if isinstance(section, list) else []:
-            file = datalist.parent / record["image"]
+            file = Path(os.path.normpath(datalist.parent / record["image"]))
             files.setdefault(file.name, []).append(file)
     return files
 
@@ -313,7 +315,8 @@ class CrosswarpApp(module_from_file("monaibundle", str(MONAIBUNDLE)).MyApp, MONA
 
     def train(self, request: dict[str, Any]) -> dict[str, Any]:
         """Train with values of known types."""
-        return super().train(typed(request, train_fields(known_devices()), ADDED))
+        fields = train_fields(known_devices(), settings.MONAI_LABEL_TRACKING_URI)
+        return super().train(typed(request, fields, ADDED))
 
     def infer(self, request: dict[str, Any], datastore: Datastore | None = None) -> dict[str, Any]:
         """Infer with values of known types; for a registration, from and to images of the datastore."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from crosswarp.files import file_digest
 from crosswarp.release.verify import unpack
 
 APPS = {
@@ -66,7 +67,14 @@ def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
     shutil.copy(APPS["crosswarp"] / "start.py", folder)
     for path in zips:
         name = path.name.rpartition("_v")[0]
+        origin = folder / f"{name}.zip.sha256"
         if (folder / "model" / name).exists():
+            if not origin.is_file() or origin.read_text() != file_digest(path):
+                print(
+                    f"warning: {folder / 'model' / name} is served, and not {path}, from which it was not "
+                    "unpacked. It may have been trained further since: move it away to serve the zip.",
+                    file=sys.stderr,
+                )
             continue
         with TemporaryDirectory(prefix=f".{name}_", dir=folder) as partial:
             bundle = unpack(path, partial)
@@ -76,6 +84,7 @@ def install(app: Path, zips: Iterable[Path], folder: Path) -> Path:
             elif app != APPS["crosswarp"]:
                 (configs / "train.json").unlink()
             (folder / "model").mkdir(exist_ok=True)
+            origin.write_text(file_digest(path))
             bundle.rename(folder / "model" / bundle.name)  # what is there is whole
     return folder
 

@@ -40,18 +40,26 @@ def texts(text: str) -> str | list[str]:
     return text.split(",") if "," in text else text
 
 
+def _once_each(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"expected each value once, got {', '.join(value for value, _ in pairs)}")
+    return found
+
+
 def named_labels(text: str) -> dict[str, str]:
     """Names by label value: a JSON object, or ``{1: femur, 2: tibia}``, with or without braces and quotes."""
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = json.loads(text, object_pairs_hook=_once_each)
+    except json.JSONDecodeError:
         found = None
     if not isinstance(found, dict):
         inside = text.strip().removeprefix("{").removesuffix("}")
         parts = [part.partition(":") for part in inside.split(",")]
         if not all(colon for _, colon, _ in parts):
             raise ValueError(f"expected names by value, such as '{{1: femur, 2: tibia}}', got {text!r}")
-        found = {unquoted(value): unquoted(name) for value, _, name in parts}
+        pairs = [(unquoted(value), unquoted(name)) for value, _, name in parts]
+        found = _once_each(pairs)
     return found
 
 

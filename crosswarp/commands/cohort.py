@@ -7,6 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import replacing
+
+SMALLEST = 8  # points along an axis
+COUNTED = (
+    "seed",
+    "train_labelled",
+    "train_unlabelled",
+    "val",
+    "test",
+    "target_train",
+    "target_val",
+    "target_test",
+)
 FRAME = 180  # mm that the networks see along each axis, as pictures show on average; shafts run on beyond
 
 
@@ -65,13 +78,14 @@ def cohort(
 
     Raises:
         FileExistsError: when the folder holds another datalist.
-        ValueError: for another source, or what is no share.
+        ValueError: for another source, too small a size, a negative number, or what is no share.
     """
     wanted = {key: value for key, value in locals().items() if key != "folder"} | {"kind": "knee"}
 
     from ..data.knee import LABELS, MODALITIES
     from ..data.views import AS_THEY_COME, check_shares
 
+    _check_numbers(size, grid, {name: wanted[name] for name in COUNTED})
     shares = {
         name: (usual if wanted["as_they_come"] else 0.0) if wanted[name] is None else wanted[name]
         for name, usual in AS_THEY_COME.items()
@@ -87,7 +101,7 @@ def cohort(
     folder = Path(folder).absolute()
     path = folder / "datalist.json"
     if path.exists():
-        found = json.loads(path.read_text()).get("cohort")
+        found = _cohort_of(path)
         if found == wanted:
             return path
         raise FileExistsError(
@@ -118,8 +132,29 @@ def cohort(
         content[key] = {"name": modality, "channels": 1} | {section: [] for section, _, _ in counts[key]}
     sections = [(key, *each) for key in counts for each in counts[key]]
     _write_knees(folder, content, sections, size, seed, shares)
-    path.write_text(json.dumps(content | {"cohort": wanted}, indent=1))
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content | {"cohort": wanted}, indent=1))
     return path
+
+
+def _check_numbers(size: int, grid: int | None, counts: Mapping[str, int]) -> None:
+    """Refuse sizes that show nothing, and numbers of images that cannot be, naming all."""
+    faults = [
+        f"{name}: expected at least {SMALLEST}, got {value}"
+        for name, value in {"size": size, "grid": grid}.items()
+        if value is not None and value < SMALLEST
+    ]
+    faults += [f"{name}: expected 0 or more, got {value}" for name, value in counts.items() if value < 0]
+    if faults:
+        raise ValueError("\n- ".join(["No cohort can be drawn so:", *faults]))
+
+
+def _cohort_of(path: Path) -> Any:
+    """What a datalist says of the cohort that it names; None where it is none of ours."""
+    try:
+        return json.loads(path.read_text()).get("cohort")
+    except (ValueError, AttributeError):
+        return None
 
 
 def _write_knees(

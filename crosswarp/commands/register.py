@@ -62,7 +62,9 @@ def register(
         ValueError: for another modality, an id that the config does not have, or a table with faults.
     """
     given = {
-        name: value for name, value in locals().items() if name in OF_TABLES and value not in (None, False)
+        name: value
+        for name, value in locals().items()
+        if name in OF_TABLES and value is not None and value is not False
     }
     needed: dict[str, Any] = {"pairs": pairs, "models": "" if merge else models, "out": out}
     if pairs is None:

@@ -349,6 +349,8 @@ def _label_faults(labels: Any) -> list[str]:
             f"labels: expected the consecutive values {shown(expected)}, got {shown(list(labels))}; "
             "renumber them"
         )
+    if "mean" in labels.values():
+        faults.append('labels: expected another name than "mean", which is that of the mean over classes')
     if not unfit and len(set(labels.values())) < len(labels):
         faults.append(f"labels: names must differ, got {shown(list(labels.values()))}")
     return faults
@@ -358,6 +360,8 @@ def _modality_faults(key: str, modality: Any) -> list[str]:
     if not isinstance(modality, dict):
         return [f"{key}: expected an object with name, channels and records, got {shown(modality)}"]
     faults = _name_faults(f"{key}.name", modality.get("name"))
+    if "_to_" in str(modality.get("name")):
+        faults.append(f'{key}.name: expected a name without "_to_", which stands between two modalities')
     if not _is_positive_int(modality.get("channels")):
         faults.append(f"{key}.channels: expected a positive integer, got {shown(modality.get('channels'))}")
     for unknown in [each for each in modality if each not in MODALITY_KEYS]:

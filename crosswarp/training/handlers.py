@@ -22,7 +22,7 @@ from ..disk import require_space
 from ..finite import non_finite
 from ..kept import DAMAGED, check, copy_to_twin, keeping, restore, set_aside, whole
 from ..networks import MultiStepRegistration
-from ..terminal import PLAIN_LINES, LiveLine, console, end_line
+from ..terminal import PLAIN_LINES, LiveLine, end_line, say
 from .guard import TrainingError, TrainingGuard
 
 logger = logging.getLogger(__name__)
@@ -347,7 +347,7 @@ class EpochProgress:
         loss = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
         self.line.said = "  ".join(filter(None, (self.chosen_by(), loss)))
         if not self.line.live and (epoch % max(1, epochs // PLAIN_LINES) == 0 or epoch == epochs):
-            console().print(f"  epoch {epoch}/{epochs}  {self.line.said}  {self.line.left()}".rstrip())
+            say(f"  epoch {epoch}/{epochs}  {self.line.said}  {self.line.left()}".rstrip())
 
     def chosen_by(self) -> str:
         """What chooses the weights, and its best value so far."""

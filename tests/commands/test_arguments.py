@@ -177,6 +177,8 @@ def test_only_overrides_are_read_as_json_or_python() -> None:
         (command, "a o --dims [2]", ["--dims: expected a whole number, got '\\[2\\]'"]),
         (command, "a o --label=maybe", ["--label: expected true or false, got 'maybe'"]),
         (command, "a o --labels bone", ["--labels: expected names by value.*got 'bone'"]),
+        (command, "a o --labels 1:femur,1:tibia", ["--labels: expected each value once, got 1, 1"]),
+        (command, 'a o --labels {"1":"a","1":"b"}', ["--labels: expected each value once, got 1, 1"]),
         (command, "--out --moving a", ["--out needs a value"]),
         (command, "--movin a --out b", ["--movin is unknown .did you mean --moving", "--moving is missing"]),
         (command, "--out a --out b c", ["--out is given twice"]),

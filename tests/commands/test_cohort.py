@@ -298,3 +298,15 @@ def test_all_wrong_shares_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"0 to 1, got left 30, turned -0.1, inverted True\.$"):
         cohort(tmp_path, left=30, turned=-0.1, inverted=True, cropped=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_all_numbers_that_cannot_be_are_named_at_once(tmp_path):
+    with pytest.raises(
+        ValueError, match="size: .* got 0\n- grid: .* got 0\n- val: expected 0 or more, got -1"
+    ):
+        cohort(tmp_path / "new", size=0, grid=0, val=-1)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "datalist.json").write_text("[1")
+    with pytest.raises(FileExistsError, match="another cohort"):
+        cohort(tmp_path, size=16, **FEW)
+    assert (tmp_path / "datalist.json").read_text() == "[1"

@@ -191,6 +191,11 @@ def first(section: str, **values):
         ),
         (first("val", side=None), "side: expected left or right, got None"),
         (first("val", side=["left"]), "side: expected left or right, got ['left']"),
+        (source(name="pre_to_post"), 'source.name: expected a name without "_to_"'),
+        (
+            lambda content: content["labels"].update({"1": "mean"}),
+            'labels: expected another name than "mean"',
+        ),
         (lambda content: content.update(labels={}), "labels: expected {"),
         (lambda content: content.update(labels={"0": "background"}), "labels: expected {"),
         (

@@ -440,6 +440,12 @@ def test_shards_that_are_none_are_refused(text: str) -> None:
             "--fixed is missing\n- --shard is for tables",
         ),
         ({"pairs": "p", "models": "m", "out": "o", "workers": 2}, "--workers is for an engine"),
+        ({"pairs": "p", "models": "m", "out": "o", "threads": 0, "cache_mib": 0}, "--threads: expected a"),
+        ({"pairs": "p", "models": "m", "out": "o", "cache_mib": 0}, "--cache_mib: expected a positive"),
+        (
+            {"pairs": "p", "models": "m", "out": "o", "engine": "dask", "workers": 0},
+            "--workers: expected a positive",
+        ),
         ({"pairs": "p", "models": "m", "out": "o", "engine": "spark"}, "expected dask or nothing"),
         ({"pairs": "p", "models": "m", "out": "o", "files": "warp"}, "--files: expected some of transform"),
         (

@@ -71,6 +71,13 @@ def test_images_of_equal_names_are_told_apart_by_their_content(main: ModuleType,
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "a.nii.gz").symlink_to(tmp_path / "dxa" / "a.nii.gz")
     records = {"train_labelled": [{"image": "dxa/a.nii.gz"}], "val": [{"image": "gone/a.nii.gz"}]}
+    records["test"] = [{"image": "../dxa/b.nii.gz"}]  # from the folder that the datalist is found in
+    (tmp_path / "dxa" / "b.nii.gz").write_bytes(b"b")
+    (tmp_path / "deep" / "lists").mkdir(parents=True)
+    (tmp_path / "lists").symlink_to(tmp_path / "deep" / "lists")
+    linked = tmp_path / "lists" / "datalist.json"
+    linked.write_text(json.dumps({"source": {"test": records.pop("test")}}))
+    assert main.is_one_of(tmp_path / "dxa" / "b.nii.gz", main.source_images(linked)["b.nii.gz"])
     datalist = tmp_path / "datalist.json"
     datalist.write_text(json.dumps({"source": {"name": "DXA", "channels": 1, **records}}))
     files = main.source_images(datalist)

@@ -40,6 +40,21 @@ def test_a_bundle_is_installed_whole_or_not_at_all(tmp_path: Path, monkeypatch: 
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def test_another_zip_than_the_one_unpacked_is_not_left_out_silently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (zipped,) = newest(write_dist(tmp_path), "source_segmentation")
+    folder = tmp_path / "app"
+    for _ in range(2):
+        serve.install(APPS["crosswarp"], [zipped], folder)
+    assert not capsys.readouterr().err
+    with zipped.open("ab") as file:
+        file.write(b" ")
+    serve.install(APPS["crosswarp"], [zipped], folder)
+    said = capsys.readouterr().err
+    assert str(zipped) in said and str(folder / "model" / "source_segmentation") in said
+
+
 @pytest.mark.parametrize("app", ["monaibundle", "crosswarp"])
 def test_the_guard_stands_before_either_app_on_this_machine_alone(
     app: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -180,3 +180,15 @@ def test_each_stage_has_its_overlay_and_its_trainer_alone_has_the_wrapped_networ
     wrapped = json.dumps(trainer).count("scripts.training.DistributedDataParallel")
     assert wrapped == (5 if stage == "domain_adaptation" else 1)
     assert json.dumps(parser.get()).count("scripts.training.DistributedDataParallel") == wrapped
+
+
+def test_an_error_of_the_system_reaches_other_processes_with_its_number_and_file(monkeypatch, tmp_path):
+    sent: list[object] = []
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    for first, broadcast in ((True, sent.extend), (False, lambda held: held.__setitem__(slice(None), sent))):
+        monkeypatch.setattr(processes, "is_first", lambda first=first: first)
+        monkeypatch.setattr(processes.dist, "broadcast_object_list", lambda held, src, do=broadcast: do(held))
+        with pytest.raises(FileNotFoundError) as raised:
+            processes.agreed(lambda: (tmp_path / "gone").read_text())
+        assert raised.value.filename == str(tmp_path / "gone") and raised.value.errno == 2
+        assert str(tmp_path / "gone") in str(raised.value)
