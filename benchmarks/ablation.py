@@ -40,7 +40,7 @@ CLASS_CURVES = {
     "label_key": "label",
     "num_classes": "@num_classes",
 }
-CONVOLUTION = {"_target_": "scripts.training.RandomConvolution", "probability": 0.5}
+CONVOLUTION = {"_target_": "scripts.training.RandomConvolution", "probability": 0.5, "pointwise": 0.75}
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "no style mixing": {"weights#mixed_segmentation": 0.0},
@@ -54,6 +54,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "class curves, no random convolution": {"style_mixing#transforms": [CLASS_CURVES, *STYLES]},
     "fewer random convolutions": {"style_mixing#transforms": [CONVOLUTION | {"probability": 0.25}, *STYLES]},
     "blended convolutions": {"style_mixing#transforms": [CONVOLUTION | {"control_points": 4}, *STYLES]},
+    "half of the kernels of 3": {"style_mixing#transforms": [CONVOLUTION | {"pointwise": 0.5}, *STYLES]},
+    "no kernels of 3": {"style_mixing#transforms": [CONVOLUTION | {"pointwise": 1.0}, *STYLES]},
+    "no guided filter": {"train#pseudo_labels#refinement": None},
     "masked": {"self_training_augmentation#transforms": [{"_target_": "scripts.training.RandomMask"}]},
     "label prior": {
         "train#pseudo_labels#prior": {

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .augmented import AugmentedSamples
     from .determinism import use_deterministic
     from .guard import TrainingError, TrainingGuard
+    from .guided_filter import GuidedFilter
     from .handlers import (
         LAST_EPOCH,
         AddSteps,
@@ -54,6 +55,7 @@ __all__ = [
     "Checkpoints",
     "DistributedDataParallel",
     "EpochProgress",
+    "GuidedFilter",
     "ImagePool",
     "LabelPrior",
     "LoadWhole",

@@ -235,6 +235,8 @@ class RandomConvolution:
         hidden_channels: between them.
         control_points: of the mask, along each axis; 0 for a single network.
         probability: share of samples that are transformed.
+        pointwise: share of convolutions with kernels of 1, which change contrasts; those of 3 change
+            textures, and blur what is a few points thin.
     """
 
     def __init__(
@@ -244,9 +246,10 @@ class RandomConvolution:
         hidden_channels: int = 2,
         control_points: int = 0,
         probability: float = 0.8,
+        pointwise: float = 0.5,
     ) -> None:
         self.key, self.layers, self.hidden_channels = key, layers, hidden_channels
-        self.control_points, self.probability = control_points, probability
+        self.control_points, self.probability, self.pointwise = control_points, probability, pointwise
 
     def _network(self, image: Tensor) -> Tensor:
         """Pass standardised images through a network of their own each, and blend."""
@@ -259,7 +262,7 @@ class RandomConvolution:
         result = image
         for layer, (before, after) in enumerate(itertools.pairwise(counts)):
             weight = _normal(size, image, after, before, 3**dims)
-            point = (_uniform(size, 0, 1, image) < 0.5).float()[:, None, None, None]
+            point = (_uniform(size, 0, 1, image) < self.pointwise).float()[:, None, None, None]
             weight = weight * torch.lerp(torch.ones_like(centre), centre, point)
             wide = functional.pad(result.reshape(1, size * before, *shape), [1, 1] * dims, mode="replicate")
             kernels = weight.reshape(size * after, before, *[3] * dims)

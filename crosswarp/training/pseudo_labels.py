@@ -44,6 +44,8 @@ class PseudoLabels(Mapping[str, Any]):
         num_views: geometric transforms of each image.
         prior: takes probabilities ``[B, K, *spatial]`` from where a class cannot be, such as
             :class:`LabelPrior`; None to let them be.
+        refinement: takes probabilities and images ``[B, C, *spatial]`` and moves outlines to where images
+            have edges, such as :class:`GuidedFilter`; None to let them be.
         max_images: most images; of more, each epoch takes a new random choice, so that no more are labelled
             than are trained on. None for no limit.
         start: epochs before the first labels.
@@ -61,6 +63,7 @@ class PseudoLabels(Mapping[str, Any]):
         intensity: Callable[[dict[str, Tensor]], dict[str, Tensor]],
         num_views: int = 4,
         prior: Callable[[Tensor], Tensor] | None = None,
+        refinement: Callable[[Tensor, Tensor], Tensor] | None = None,
         max_images: int | None = None,
         start: int = 0,
         batch_size: int = 32,
@@ -77,7 +80,7 @@ class PseudoLabels(Mapping[str, Any]):
         }
         self.teacher, self.spatial, self.intensity = teacher, spatial, intensity
         self.num_views, self.start, self.batch_size = num_views, start, batch_size
-        self.prior = prior
+        self.prior, self.refinement = prior, refinement
         self.inferer = inferer or SimpleInferer()
         self.components: list[int] | None = None
         if reference_labels is not None:
@@ -136,6 +139,8 @@ class PseudoLabels(Mapping[str, Any]):
         mass = (first.sum(2) + second.sum(2)).clamp(min=1e-5)
         if self.prior is not None:
             average = self.prior(average)
+        if self.refinement is not None:
+            average = self.refinement(average, images)
         labels = likeliest(average).to(torch.uint8)
         self["label"][part] = keep_components(labels, self.components) if self.components else labels.cpu()
         self["disagreement"][part] = ((first - second).abs().sum(2) / mass).amax(1).cpu()

@@ -360,6 +360,15 @@ def test_random_convolutions_leave_what_is_uniform_and_place_no_edge_elsewhere(s
     assert result.isfinite().all()
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_pointwise_convolutions_are_curves_of_intensity(shape):
+    image = torch.randint(0, 5, (3, 1, *shape)) / 4
+    for pointwise in (1.0, 0.0):
+        changed = RandomConvolution(probability=1.0, pointwise=pointwise)({"image": image})["image"]
+        spreads = [changed[0][image[0] == level].std() for level in image.unique()]
+        assert (max(spreads) < 1e-5) == bool(pointwise)
+
+
 def test_a_random_convolution_is_the_network_it_says(monkeypatch):
     """Against layers of torch with the very same weights, image by image."""
     drawn = []

@@ -79,6 +79,21 @@ def test_where_a_class_cannot_be_it_is_not():
     assert labels["label"][..., :16].any() and not labels["label"][..., 16:].any()
 
 
+def test_outlines_are_refined_by_the_image_as_it_is():
+    seen = []
+
+    def shift(probabilities, images):
+        seen.append(images)
+        return probabilities.roll(3, dims=-1)
+
+    plain, refined = (make_labels([blob((32, 32), [0.5, 0.5])], refinement=each) for each in (None, shift))
+    for labels in (plain, refined):
+        torch.manual_seed(0)
+        labels.update()
+    assert torch.equal(refined["label"], plain["label"].roll(3, dims=-1)) and plain["label"].any()
+    torch.testing.assert_close(seen[0], blob((32, 32), [0.5, 0.5])[None])
+
+
 def test_an_image_that_fails_with_other_intensities_is_doubted():
     bright, faint = blob((32, 32), [0.5, 0.5]), 0.6 * blob((32, 32), [0.5, 0.5])
     labels = make_labels([bright, faint], intensity=lambda batch: {"image": 0.7 * batch["image"]})
