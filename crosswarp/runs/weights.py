@@ -112,9 +112,11 @@ def check_tensors(weights: object, num_bytes: int) -> None:
         raise ValueError(f"expected at most {MAX_TENSORS} dense tensors: {', '.join(odd)}")
     if huge := [key for key, value in weights.items() if value.nbytes > num_bytes]:
         raise ValueError(f"holds tensors larger than itself: {', '.join(huge)}")
-    if sum(value.nbytes for value in weights.values()) > num_bytes:
+    # a network that knows a layer by several names has its tensors several times
+    different = {(v.data_ptr(), v.dtype, v.shape, v.stride()): (key, v) for key, v in weights.items()}
+    if sum(value.nbytes for _, value in different.values()) > num_bytes:
         raise ValueError("holds tensors that share their values, and together are larger than itself")
-    if wrong := non_finite(weights):
+    if wrong := non_finite(dict(different.values())):
         raise ValueError(
             f"holds NaN or infinity in {len(wrong)} tensors, such as {wrong[0]}: the training that wrote it "
             "diverged; remove its folder and train it again, with a lower learning rate"

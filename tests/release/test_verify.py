@@ -259,6 +259,10 @@ def compressed(content: bytes) -> bytes:
             "model.pt: holds tensors larger than itself: a",
         ),
         (
+            lambda own: saved(own | {str(i): part for i, part in enumerate(torch.rand(999).unfold(0, 900, 1))}),
+            "model.pt: holds tensors that share their values",
+        ),
+        (
             lambda own: saved({key: value for key, value in own.items() if "model.0" not in key}),
             "model.pt: of another architecture.*without model.0",
         ),

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from monai.networks.nets import DynUNet
 from torch import nn
 
 from crosswarp.errors import plain_input_errors
@@ -20,6 +21,7 @@ from crosswarp.runs.bundle import (
 )
 from crosswarp.runs.config import read_config
 from crosswarp.runs.published import write_inference_config
+from crosswarp.runs.weights import read_weights
 from crosswarp.training import save_atomically
 
 TEMPLATE = {
@@ -33,6 +35,18 @@ TEMPLATE = {
     },
     "output_dir": "output",
 }
+
+
+def test_a_network_that_knows_layers_by_two_names_has_its_weights_once(tmp_path):
+    network = DynUNet(2, 1, 3, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16])
+    path = tmp_path / "model.pt"
+    save_atomically(network.state_dict(), path)
+    found = read_weights(path)
+    assert sum(each.nbytes for each in found.values()) > path.stat().st_size
+    other = DynUNet(2, 1, 3, [3, 3, 3], [1, 2, 2], [2, 2], filters=[4, 8, 16])
+    other.load_state_dict(found)
+    for one, two in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 @pytest.fixture
