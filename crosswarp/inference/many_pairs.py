@@ -300,7 +300,7 @@ class Progress:
         self.line.said, self.line.before, self.line.start = said, self.plan.skipped, self.start
         self.line.advance(done - self.line.done)
         tenth = PLAIN_LINES * done // max(self.total, 1)
-        if not self.line.live and tenth > self.told:
+        if new and not self.line.live and tenth > self.told:
             self.told = tenth
             left = duration(seconds / new * (self.total - done))
             logger.info(f"  pairs: {said}, {left} left")

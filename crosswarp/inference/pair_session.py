@@ -175,8 +175,11 @@ class PairSession:
                 items.append(self.image(row, key))
             except (ValueError, OSError) as error:
                 faults.append(error)
+        if len(faults) == 1:
+            raise faults[0]
         if faults:
-            raise type(faults[0])("; ".join(map(str, faults)))
+            kind = FileNotFoundError if isinstance(faults[0], FileNotFoundError) else ValueError
+            raise kind("; ".join(map(str, faults)))
         return self.kind(row)[0].pair(*items)
 
     def image(self, row: PairRow, key: str) -> Item:

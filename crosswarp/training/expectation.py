@@ -101,18 +101,25 @@ def conformal_bounds(expected: Array, found: Array, coverage: float = 0.9) -> di
     size = len(order)
     width = min(size, max(40, int(NEIGHBOURS * size)))
     places = np.unique(np.linspace(0, size - 1, min(MOST_LEVELS, max(2, size // 20))).round().astype(int))
+    windows: list[tuple[int, int]] = []
+    first = -np.inf
+    for place in places:
+        start = int(np.clip(place - width // 2, 0, size - width))
+        level = expected[start : start + width].mean()
+        if level - first < LEAST_STEP:  # what is expected alike is bounded together
+            windows[-1] = windows[-1][0], start + width
+        else:
+            windows.append((start, start + width))
+            first = level
     levels: list[float] = []
     low: list[float] = []
     high: list[float] = []
     tail = (1 - coverage) / 2
-    for place in places:
-        start = int(np.clip(place - width // 2, 0, size - width))
-        near = np.sort(residual[start : start + width])
-        rank = int(np.floor(tail * (width + 1))) - 1  # of so few cases, rather the outermost
-        below, above = near[max(rank, 0)], near[min(width - 1 - rank, width - 1)]
-        level = expected[start : start + width].mean()
-        if levels and level - levels[-1] < LEAST_STEP:
-            continue
+    for start, stop in windows:
+        near = np.sort(residual[start:stop])
+        rank = int(np.floor(tail * (len(near) + 1))) - 1  # of so few cases, rather the outermost
+        below, above = near[max(rank, 0)], near[min(len(near) - 1 - rank, len(near) - 1)]
+        level = expected[start:stop].mean()
         levels.append(level)
         low.append(level + below)
         high.append(level + above)

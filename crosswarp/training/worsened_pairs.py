@@ -216,10 +216,13 @@ def usual_evidence(
         second = torch.where(
             (first == second) & (moving == fixed), (second + 1) % len(own[fixed].image), second
         )
-        seen = probabilities[moving][first], probabilities[fixed][second]
-        pred = Prediction(*networks.register(0, *seen), *seen)
-        pred, images = reduced(pred, own[moving].image[first], own[fixed].image[second])
-        pairs[f"{moving}_to_{fixed}"] = pair_evidence(pred, images[0], images[1], spacing[moving][first])
+        parts = []
+        for one, other in zip(*(each.split(_batch(source.image)) for each in (first, second)), strict=True):
+            seen = probabilities[moving][one], probabilities[fixed][other]
+            pred = Prediction(*networks.register(0, *seen), *seen)
+            pred, images = reduced(pred, own[moving].image[one], own[fixed].image[other])
+            parts.append(pair_evidence(pred, images[0], images[1], spacing[moving][one]))
+        pairs[f"{moving}_to_{fixed}"] = {name: torch.cat([each[name] for each in parts]) for name in parts[0]}
     return {
         key: learn_usual(evidence) for key, evidence in ({key: found[key] for key in own} | pairs).items()
     }

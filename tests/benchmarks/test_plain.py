@@ -91,3 +91,11 @@ def test_the_terms_of_adaptation_agree():
         torch.testing.assert_close(
             trainer.state.output[name], value.detach(), msg=lambda text, n=name: f"{n}: {text}"
         )
+    critic = torch.zeros(())
+    with torch.no_grad():
+        for modality, other in (("source", "target"), ("target", "source")):
+            judge = networks[f"{modality}_discriminator"]
+            fake = networks[f"{other}_to_{modality}"](batch[f"{other}_image"])
+            real_score, fake_score = (judge(each)[-1] for each in (batch[f"{modality}_image"], fake))
+            critic += 0.5 * ((real_score - 1).square().mean() + fake_score.square().mean())
+    torch.testing.assert_close(trainer.state.output["discriminator"], critic)

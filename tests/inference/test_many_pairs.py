@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -460,6 +461,14 @@ def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], sa
     with pytest.raises(ValueError) as error:
         COMMANDS["register"](**options)
     assert said in str(error.value)
+
+
+def test_progress_is_shown_before_anything_new_is_done(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    with many_pairs.Progress(100, SimpleNamespace(skipped=50)) as progress:
+        progress.show({})
+        progress.show({"ok": 10})
+    assert ["60 of 100" in record.getMessage() for record in caplog.records] == [True]
 
 
 def test_pairs_of_which_workers_die_are_tried_one_by_one_and_become_errors(

@@ -259,7 +259,9 @@ def compressed(content: bytes) -> bytes:
             "model.pt: holds tensors larger than itself: a",
         ),
         (
-            lambda own: saved(own | {str(i): part for i, part in enumerate(torch.rand(999).unfold(0, 900, 1))}),
+            lambda own: saved(
+                own | {str(i): part for i, part in enumerate(torch.rand(999).unfold(0, 900, 1))}
+            ),
             "model.pt: holds tensors that share their values",
         ),
         (

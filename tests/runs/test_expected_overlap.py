@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +21,12 @@ from crosswarp.runs import Chain, expected_overlap
 from crosswarp.runs.config import read_config
 from crosswarp.spatial import identity_like
 from crosswarp.spatial.grid import Grid
+from crosswarp.training import worsened_pairs as pairs_module
 from crosswarp.training.worsened_pairs import (
     Images,
     Networks,
+    _choose_pairs,
+    _groups,
     learn_expectation,
     usual_evidence,
     worsened_pairs,
@@ -99,6 +104,39 @@ def test_worsened_pairs_have_every_overlap_and_keep_people_apart(people, fitted,
     again = worsened_pairs(networks, source, target.image, usual, 3, pairs=300)
     np.testing.assert_array_equal(overlap, again[1])
     assert len(mapped) == 3, "images, labels and predictions: volumes are more than there is memory for"
+
+
+def test_pairs_are_of_two_people_of_one_group():
+    people = [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    groups = _groups(people, seed=0)
+    assert groups[::2] == groups[1::2] and min(Counter(groups[::2]).values()) >= 2
+    recipes = [SimpleNamespace(good=number % 3 == 0) for number in range(12)]
+    sides = SimpleNamespace(
+        image_number=np.tile(np.arange(10), 12),
+        recipe_number=np.repeat(np.arange(12), 10),
+        recipes=recipes,
+        people=people,
+    )
+    chosen = _choose_pairs(sides, groups, 400, np.random.default_rng(0))
+    first, second = (sides.image_number[each] for each in chosen.T)
+    assert {
+        groups[a] == groups[b] and people[a] != people[b] for a, b in zip(first, second, strict=True)
+    } == {True}
+    assert set(first) == set(second) == set(range(10))
+
+
+def test_what_is_usual_is_measured_a_few_pairs_at_a_time(people, fitted, monkeypatch):
+    networks, source, target, _ = people
+    at_once = usual_evidence(networks, source, target, fitted["references"], True)
+    sizes = []
+    monkeypatch.setattr(pairs_module, "BATCH", 5 * SIZE[0] * SIZE[1])
+    register = Networks.register
+    monkeypatch.setattr(
+        Networks, "register", lambda self, n, *seen: sizes.append(len(seen[0])) or register(self, n, *seen)
+    )
+    usual = usual_evidence(networks, source, target, fitted["references"], True)
+    assert max(sizes) == 5 and sum(sizes) == 4 * pairs_module.USUAL_PAIRS
+    assert usual == at_once
 
 
 def judged(people, fitted, moving, fixed):

@@ -102,6 +102,16 @@ def test_pairs_that_look_least_alike_are_not_drawn(tmp_path):
     assert samples.weights.sum() == pytest.approx(1)
 
 
+def test_it_counts_how_alike_images_are_once_they_are_warped(tmp_path):
+    labelled = make_samples(2)
+    moved = [{"image": torch.cat([each["image"][:, 1:], each["image"][:, -1:]], 1)} for each in labelled]
+    others = moved + [{"image": each["image"].clone()} for each in labelled]
+    samples = AugmentedSamples(tmp_path, Known(shift=1), labelled, others, 3, keep=0.25)
+    for pair in samples.index:
+        assert pair["kept"] is (pair["moving"] == pair["fixed"]), "of those moved alike"
+        assert (pair["similarity"] > 0.9) is pair["kept"]
+
+
 def test_folded_pairs_are_not_drawn(tmp_path):
     labelled = make_samples(2)
     labelled[1]["image"][0, 0, 0] = 1

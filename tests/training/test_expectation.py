@@ -66,6 +66,25 @@ def test_bounds_of_a_level_are_those_of_its_neighbours():
     assert (np.diff(bounds["low"]) >= 0).all() and (np.diff(bounds["high"]) >= 0).all()
 
 
+def test_what_is_expected_alike_is_bounded_together_in_any_order():
+    found = np.repeat([0.9, 0.5], 40)
+    for each in (found, found[::-1], np.tile([0.9, 0.5], 40)):
+        assert conformal_bounds(np.full(80, 0.7), each) == {"expected": [0.7], "low": [0.5], "high": [0.9]}
+    rng = np.random.default_rng(0)
+    expected = 0.95 + 0.004 * np.sort(rng.random(1000))
+    found = expected - np.where(np.arange(1000) < 400, 0.02, 0.3) * rng.random(1000)
+    low, high = interval(expected, conformal_bounds(expected, found))
+    assert 0.87 < ((found >= low) & (found <= high)).mean() < 0.97
+
+
+def test_bounds_are_of_people_that_were_not_fitted():
+    overlap, groups = np.repeat([[0.9], [0.5]], 40, axis=0), np.repeat([0, 1], 40)
+    model = fit_expectation({"idle": np.zeros((80, 1))}, overlap, groups, UNITS)
+    assert model["fit"]["mean_absolute_error"] == pytest.approx(0.4, abs=0.02)
+    for bounds in (model["interval"]["mean"], model["interval"]["classes"][0]):
+        assert bounds["high"][-1] - bounds["low"][0] > 0.7, "each group is expected as the other one is"
+
+
 def test_one_group_cannot_be_held_out():
     features, overlap, groups = drawn(0, 50)
     with pytest.raises(ValueError, match="at least two groups"):

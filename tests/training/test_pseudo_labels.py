@@ -102,6 +102,26 @@ def test_an_image_that_fails_with_other_intensities_is_doubted():
     assert sure < 0.5 < unsure <= 1
 
 
+def test_the_class_that_differs_most_counts():
+    class Two(Threshold):
+        """Class 1 above half, class 2 a small piece that is nearly white."""
+
+        def forward(self, image):
+            small = super().forward(image - 0.45)[:, 1:]
+            return torch.cat([super().forward(image), small + (small > 0) * 400], 1)
+
+    image = torch.maximum(0.8 * blob((32, 32), [0.3, 0.3], 0.2), blob((32, 32), [0.8, 0.8], 0.05))
+    dim = {
+        "reference_labels": None,
+        "num_views": 0,
+        "intensity": lambda b: {"image": b["image"].clamp(max=0.9)},
+    }
+    labels = PseudoLabels([{"image": image}], Two(), num_classes=3, spatial=RandomSpatial(), **dim)
+    labels.update()
+    assert set(labels["label"].unique().tolist()) == {0, 1, 2}
+    assert labels["disagreement"].item() > 0.9
+
+
 def test_labels_follow_the_teacher_from_the_start_epoch_on_and_reach_the_batches():
     teacher = Threshold()
     labels = make_labels([blob((16, 16), [0.5, 0.5])] * 3, teacher, start=1, num_views=0)
