@@ -180,6 +180,9 @@ def test_a_known_side_is_seen_as_the_other_and_is_nothing_unusual(side: str | No
     )
     seen = posed(item)
     assert seen["moving_input_pose"] == "" == seen["moving_input_doubt"]
+    if side is not None:  # as DICOM states it
+        stated = MetaTensor(item["moving_input"], meta={"side": side})
+        assert torch.equal(posed({"moving_input": stated})["moving_input"], seen["moving_input"])
     assert (seen["moving_input"] - posed({"moving_input": figure()})["moving_input"]).abs().mean() < 0.02
 
 

@@ -47,6 +47,14 @@ def test_a_registration_that_fits_is_ok(size):
     assert judge(quality) == ("ok", [])
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_volume_change_is_that_of_the_map_to_the_fixed_image(size):
+    grid, probabilities = identity_map(size), disc(size, 0.5)
+    twice, half = 0.5 + 2 * (grid - 0.5), 0.5 + 0.5 * (grid - 0.5)
+    quality = pair_quality(Prediction(half, twice, probabilities, probabilities), *[image_of(size, 2.0)] * 2)
+    assert quality["jacobian"] == pytest.approx([0.5 ** len(size)] * 2, abs=1e-4)
+
+
 def test_lengths_are_those_of_the_moving_image_in_mm():
     size = (11, 21)
     probabilities = disc(size, 0.5)

@@ -108,6 +108,24 @@ def test_a_step_trains_all_but_the_source_network(shape):
     assert all(value.isfinite() and not value.requires_grad for value in output.values())
 
 
+@pytest.mark.parametrize(("source", "target"), [(1, 3), (3, 1), (3, 2)])
+def test_modalities_may_have_different_numbers_of_channels(source, target):
+    channels = {"source": source, "target": target}
+    networks = {}
+    for own, other in (("source", "target"), ("target", "source")):
+        networks[f"{own}_segmentation"] = UNet(2, channels[own], CLASSES, (4, 8), (2,))
+        networks[f"{own}_discriminator"] = PatchDiscriminator(2, 4, channels[own], num_layers_d=1)
+        networks[f"{own}_to_{other}"] = UNet(2, channels[own], channels[other], (4, 8), (2,))
+    batch = make_batch((16, 12))
+    for key, count in channels.items():
+        batch[f"{key}_image"] = torch.rand(BATCH, count, 16, 12)
+    weights = {term: float(term != "identity") for term in TERMS}
+    trainer = make_trainer(networks, [batch], weights)
+    trainer.run()
+    assert set(trainer.state.output) == {"loss", "discriminator", *TERMS} - {"identity"}
+    assert all(value.isfinite() for value in trainer.state.output.values())
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_each_term_can_be_left_out_or_stand_alone(term):
     batch = make_batch((16, 12))

@@ -17,11 +17,31 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from torch import nn
 
 from crosswarp.data import RandomBatches
+from crosswarp.kept import DamagedError, keeping
 from crosswarp.networks import DisplacementUNet, MultiStepRegistration
-from crosswarp.training import AddSteps, Checkpoints, EpochProgress, SeedEpochs, save_atomically
+from crosswarp.training import (
+    AddSteps,
+    Checkpoints,
+    EpochProgress,
+    LoadWhole,
+    SeedEpochs,
+    save_atomically,
+)
 
 EPOCHS, STEPS = 4, 3
 SCORES = {1: 0.2, 2: 0.9, 3: 0.5, 4: 0.4}
+
+
+def test_weights_that_are_not_what_was_written_are_not_loaded(tmp_path):
+    network, path = nn.Conv2d(1, 1, 1), tmp_path / "best.pt"
+    with keeping(path) as partial:
+        torch.save(network.state_dict(), partial)
+    LoadWhole(str(path), {"network": network}, map_location="cpu")(Engine(lambda *_: None))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError):
+        LoadWhole(str(path), {"network": network}, map_location="cpu")(Engine(lambda *_: None))
 
 
 class Noisy(nn.Module):
