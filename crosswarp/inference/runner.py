@@ -347,6 +347,11 @@ class Runner:
             post["transforms"] = only(post["transforms"], files)
         if folder is None:
             post["transforms"] = [t for t in post["transforms"] if not _WRITES.search(str(t))]
+        for name in set(re.findall(r"@(\w+)", str(post["transforms"]))):
+            if isinstance(config.get(name), Mapping) and "_target_" in config[name]:
+                found = self.parsed(name)
+                if isinstance(found, nn.Module):  # it has the weights; another of its kind would have none
+                    config[name] = found
         return ConfigParser(config).get_parsed_content("postprocessing")
 
 

@@ -21,6 +21,9 @@ from crosswarp.commands.package import package
 from crosswarp.commands.register import register
 from crosswarp.inference import registrar
 from crosswarp.inference.memory import alike
+from crosswarp.runs.config import read_config
+from crosswarp.runs.weights import read_weights
+from crosswarp.training import save_atomically
 from tests.cohorts import write_blob_cohort
 from tests.release.zips import changed, read_files, stored
 from tests.trained_run import ROOT, write_trained_run
@@ -51,7 +54,7 @@ def loaded(path: Path) -> np.ndarray:
 
 
 def change(run: Path) -> None:
-    """Change the run's config as a user may: another percentile, aligned first, labels without class 1."""
+    """Change the run as a user may: another percentile, aligned first, labels without class 1, known poses."""
     file = run / "configs" / "inference.json"
     config = json.loads(file.read_text())
     for transform in config["preprocessing"]["transforms"]:
@@ -61,7 +64,12 @@ def change(run: Path) -> None:
     mapped = {"_target_": "MapLabelValued", "keys": "moving_label", "orig_labels": [1], "target_labels": [0]}
     config["postprocessing"]["transforms"].insert(labels.index(True) + 1, mapped)
     config["initialisation"] = "moments"
+    template = read_config(ROOT / "configs" / "inference.json").get()
+    config["pose_network"] = template["pose_network"] | {"channels": [4, 8], "strides": [2, 2]}
     file.write_text(json.dumps(config))
+    pose = read_config(file).get_parsed_content("pose_network").state_dict()
+    weights = run / "models" / "model.pt"
+    save_atomically(read_weights(weights) | {f"pose.{key}": value for key, value in pose.items()}, weights)
 
 
 @pytest.mark.parametrize("changed", [False, True])
@@ -94,6 +102,12 @@ def test_python_and_the_command_line_agree(
         np.testing.assert_allclose(result[0], loaded(tmp_path / "cli" / f"{name}.nii.gz"), atol=1e-6)
     found = json.loads((tmp_path / "cli" / f"{stem}_quality.json").read_text())
     assert {key: found[key] for key in pair.quality} == json.loads(json.dumps(pair.quality))
+    assert (found["pose_odds"]["moving"] is not None) == changed
+    table = tmp_path / "pairs.csv"
+    table.write_text(f"moving,fixed,moving_modality,fixed_modality\n{images[0]},{images[1]},target,source\n")
+    register(pairs=str(table), models=str(run), out=str(tmp_path / "table"))
+    (of_table,) = (tmp_path / "table").rglob("*_quality.json")
+    assert json.loads(of_table.read_text()) == found
     assert (1 in pair.moving_label) != changed
     written = itk.transformread(str(tmp_path / "cli" / f"{stem}_transform.h5"))[0]
     dims = pair.moving_to_fixed.shape[1]
