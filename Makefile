@@ -81,13 +81,13 @@ test-label: $(LABEL)
 clean:
 	rm -rf .venv .venv-label build docs/_build docs/reference/_api docs/reference/_bundles *.egg-info .coverage htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-# The recipe that refuses another Python than 3.11 to 3.$(1).
-needs = $(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, $(1)) or sys.exit("the pinned packages need \
-	Python 3.11 to 3.$(1), and $(PYTHON) is " + sys.version.split()[0] + ": try  make PYTHON=python3.12 $(MAKECMDGOALS)")'
+OLDER = $(PYTHON) -c 'import sys; sys.version_info < (3, 13) or sys.exit("numpy 1.26, which this target is for, \
+	has no wheels for Python 3.13: try  make PYTHON=python3.12 $(MAKECMDGOALS)")'
 
 # The stamp files make a second call free; a changed requirements file installs again.
 $(RUNTIME): requirements.txt pyproject.toml
-	@$(call needs,13)
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.exit("the pinned packages need Python 3.11 to 3.13, \
+	and $(PYTHON) is " + sys.version.split()[0] + ": try  make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
@@ -95,7 +95,7 @@ $(RUNTIME): requirements.txt pyproject.toml
 
 # sam2, which MONAI Label requires and we do not use, would otherwise compile CUDA code with a torch of its own.
 $(LABEL): requirements-label.txt
-	@$(call needs,12)
+	@$(OLDER)
 	$(PYTHON) -m venv .venv-label
 	.venv-label/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 setuptools wheel
 	SAM2_BUILD_CUDA=0 .venv-label/bin/python -m pip install --quiet --no-build-isolation -r requirements-label.txt
@@ -116,7 +116,7 @@ $(DOCS): $(RUNTIME) requirements-docs.txt
 
 # What a packaged bundle needs, with numpy 1.26.
 $(NUMPY126)/.ready: requirements.txt requirements-dev.txt
-	@$(call needs,12)
+	@$(OLDER)
 	$(PYTHON) -m venv $(NUMPY126)
 	{ sed 's/^numpy==.*/numpy==1.26.4/' requirements.txt; grep -E '^(onnx.*|pytest(-timeout)?)==' requirements-dev.txt; } \
 	  > $(NUMPY126)/requirements.txt

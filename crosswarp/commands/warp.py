@@ -20,7 +20,6 @@ def warp(
     label: bool = False,
     moving_spacing: Spacing = None,
     fixed_spacing: Spacing = None,
-    overwrite: bool = False,
 ) -> None:
     """Move an image, a label, landmarks or contours by saved transforms.
 
@@ -33,18 +32,18 @@ def warp(
             `.fcsv`; or contours, as legacy `.vtk`.
         transform: ITK transform file or displacement field; several as a list, or separated by commas, the
             last one applied first.
-        out: the file to write; its suffix chooses the format. Landmarks and contours keep theirs.
+        out: the file to write, or to replace; its suffix chooses the format. Landmarks and contours keep
+            theirs.
         fixed: the image on whose grid the result is wanted; needed for images.
         spacing: in mm, one number or one for each axis, for another resolution of that grid.
         label: take the nearest voxel, to the bit, instead of interpolating.
         moving_spacing: in mm, for an image that does not state it.
         fixed_spacing: in mm, for an image that does not state it.
-        overwrite: whether a file that is there may be replaced.
 
     Raises:
         FileNotFoundError: naming every missing file.
         ValueError: for files that do not fit each other or cannot be read, and an `out` that cannot be
-            written, is there, cannot hold the result, or is one of the inputs: all faults at once.
+            written, cannot hold the result, or is one of the inputs: all faults at once.
     """
     from ..data.points import READERS, PointFile
     from ..data.voxels import writing_faults
@@ -55,7 +54,7 @@ def warp(
     inputs = [str(path) for path in (moving, fixed, *transforms) if path is not None]
     if missing := [path for path in inputs if not Path(path).exists()]:
         raise FileNotFoundError("Expected files that are not there: " + ", ".join(missing))
-    faults = _out_faults(Path(out), inputs, overwrite)
+    faults = _out_faults(Path(out), inputs)
     read_points = next(
         (read for suffix, read in READERS.items() if str(moving).lower().endswith(suffix)), None
     )
@@ -98,15 +97,13 @@ def _paths(value: str | Sequence[str]) -> list[str]:
     return [str(path) for path in value]
 
 
-def _out_faults(out: Path, inputs: Sequence[str], overwrite: bool) -> list[str]:
+def _out_faults(out: Path, inputs: Sequence[str]) -> list[str]:
     """Why a file cannot be written."""
     if out.is_dir():
         return [f"Expected the name of a file to write, got the folder {out}."]
     same = [path for path in inputs if out.exists() and os.path.samefile(out, path)]
     if same:
         return [f"Expected another file to write than {same[0]}, which is read."]
-    if out.exists() and not overwrite:
-        return [f"{out} exists. Name another --out or replace it: --overwrite."]
     folder = next(each for each in out.absolute().parents if each.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return [f"Expected a folder that can be written to for {out}, got {folder}."]

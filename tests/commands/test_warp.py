@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import struct
-from functools import partial
-from pathlib import Path
 
 import itk
 import nibabel as nib
@@ -15,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crosswarp.commands.warp import warp as command
+from crosswarp.commands.warp import warp
 from crosswarp.spatial import identity_map
 from crosswarp.spatial.grid import Grid
 from crosswarp.spatial.physical import itk_transforms, total_displacement_field
@@ -23,8 +21,6 @@ from tests.spatial.places import oblique
 
 sitk = pytest.importorskip("SimpleITK")
 ants = pytest.importorskip("ants")
-
-warp = partial(command, overwrite=True)  # the tests write to the same file again and again
 
 
 class Files:
@@ -347,13 +343,3 @@ def test_faults_are_said(files, change, error, message):
             arguments[key] = files[value] if isinstance(value, str) else [files[each] for each in value]
     with pytest.raises(error, match=message.format(dims=dims)):
         warp(**arguments)
-
-
-def test_nothing_is_replaced_unasked(files):
-    arguments = [files[name] for name in ("a.nii.gz", "transform.h5", "out.nii.gz", "b.nii.gz")]
-    Path(files["out.nii.gz"]).write_text("drawn by hand")
-    with pytest.raises(ValueError, match="out.nii.gz exists. Name another --out or replace it: --overwrite"):
-        command(*arguments)
-    assert Path(files["out.nii.gz"]).read_text() == "drawn by hand"
-    warp(*arguments)
-    assert itk.imread(files["out.nii.gz"]).GetImageDimension() in (2, 3)

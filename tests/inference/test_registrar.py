@@ -54,7 +54,7 @@ def loaded(path: Path) -> np.ndarray:
 
 
 def change(run: Path) -> None:
-    """Change the run as a user may: another percentile, aligned first, labels without class 1, known poses."""
+    """Change the run as a user may: another percentile, aligned first, labels without class 1, poses."""
     file = run / "configs" / "inference.json"
     config = json.loads(file.read_text())
     for transform in config["preprocessing"]["transforms"]:
