@@ -87,7 +87,7 @@ class SharedDataset(CacheDataset):
     Args:
         data: records of a datalist.
         transform: a ``Compose``.
-        num_workers: threads that prepare.
+        num_workers: threads that prepare; 0 or 1 for none beside the caller's.
         seed: of random transforms, with the number of the sample: what they draw for it does not depend on
             who prepares it, and when.
     """
@@ -101,6 +101,11 @@ class SharedDataset(CacheDataset):
             seed = np.random.SeedSequence([self.seed, index]).generate_state(1)[0]
             self.transform.set_random_state(seed=int(seed))
         return super()._transform(index)
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Sample]:
+        if self.num_workers == 1:  # a pool of a single thread would only wait for it
+            return [self._load_cache_item(index) for index in indices or range(self.cache_num)]
+        return super()._fill_cache(indices)
 
     def _load_cache_item(self, idx: int) -> Sample:
         record = self.data[idx]
