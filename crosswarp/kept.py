@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -118,10 +119,24 @@ def keeping(path: str | Path, previous: str | Path | None = None, size: int = 0)
         yield partial
 
 
+@cache
+def warn_of_damaged_table(file: Path) -> None:
+    """Say, once, that what a folder holds cannot be checked."""
+    logger.warning(
+        f"{file} is damaged: the files beside it are read without being checked. Restore it, or copy the "
+        "folder anew from where it came."
+    )
+
+
 def fault(path: str | Path) -> str:
-    """What is wrong with a file that was written to be kept; empty where nothing is, or none was."""
+    """What is wrong with a file that was written to be kept; empty where nothing is, or none was.
+
+    Where the table is damaged nothing can be said, which is warned of once.
+    """
     path = Path(path)
-    known = (table(path.parent) or {}).get(path.name)
+    if (digests := table(path.parent)) is None:
+        warn_of_damaged_table(path.parent / TABLE)
+    known = (digests or {}).get(path.name)
     if known is None:
         return ""
     if not path.is_file():

@@ -107,7 +107,9 @@ def only_the_table(otherwise):
 def test_a_damaged_table_is_set_aside_and_written_anew(tmp_path, caplog):
     keep(tmp_path / "a", "1")
     flip(tmp_path / TABLE, 90)
-    assert not fault(tmp_path / "a")  # nothing says that it is not
+    for _ in range(2):
+        assert not fault(tmp_path / "a")  # nothing says that it is not
+    assert caplog.text.count("read without being checked") == 1
     keep(tmp_path / "b", "2")
     assert "is damaged: it is written anew" in caplog.text and (tmp_path / f"{TABLE}.damaged").exists()
     flip(tmp_path / "b")
