@@ -21,30 +21,43 @@ def fast_bfloat16(device: torch.device | str) -> bool:
 
 
 def is_narrow(convolution: _ConvNd, size: torch.Size) -> bool:
-    """Whether a convolution of images of a size reads or writes a grid that is one voxel wide on any axis."""
-    if 1 in size:
-        return True
-    if convolution.padding == "same":  # keeps the size
-        return False
-    padding = [0] * len(size) if isinstance(convolution.padding, str) else list(convolution.padding)
-    axes = zip(size, convolution.kernel_size, convolution.stride, convolution.dilation, padding, strict=True)
-    if isinstance(convolution, _ConvTransposeNd):
-        more = convolution.output_padding
-        reached = [
-            (n - 1) * s - 2 * p + d * (k - 1) + 1 + m for (n, k, s, d, p), m in zip(axes, more, strict=True)
-        ]
+    """Whether a convolution reads or writes so short a grid that half precision is not safe.
+
+    It is one voxel wide on some axis, or a volume so short that from each of its points along an axis the
+    kernel reaches into the padding.
+
+    Args:
+        convolution: the layer.
+        size: of its input, ``[*spatial]``.
+    """
+    kernel, stride, dilation = convolution.kernel_size, convolution.stride, convolution.dilation
+    reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    if isinstance(convolution.padding, str):
+        padding = [r // 2 if convolution.padding == "same" else 0 for r in reach]
+        missing = [r % 2 if convolution.padding == "same" else 0 for r in reach]
     else:
-        reached = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, d, p in axes]
-    return 1 in reached
+        padding, missing = list(convolution.padding), [0] * len(size)
+    axes = list(zip(size, reach, stride, padding, strict=True))
+    if isinstance(convolution, _ConvTransposeNd):  # the convolution whose gradient it is reads its output
+        more = convolution.output_padding
+        other = [(n - 1) * s - 2 * p + r + 1 + m for (n, r, s, p), m in zip(axes, more, strict=True)]
+        read = other
+    else:
+        other = [(n + 2 * p + m - r - 1) // s + 1 for (n, r, s, p), m in zip(axes, missing, strict=True)]
+        read = list(size)
+    inside = [-(-p // s) * s - p + r < n for n, (_, r, s, p) in zip(read, axes, strict=True)]
+    return 1 in size or 1 in other or (len(size) == 3 and not all(inside))
 
 
 @contextmanager
 def narrow_in_float32(networks: list[nn.Module]) -> Iterator[None]:
-    """Keep convolutions from or to a grid one voxel wide out of autocast on the CPU.
+    """Keep convolutions from or to a very short grid out of autocast on the CPU (:func:`is_narrow`).
 
-    oneDNN computes the gradient of a strided convolution's weights in bfloat16 from memory that it has not
-    written, where the last axis of the output is one voxel wide (torch 2.13): no two trainings are equal, and
-    some end in NaN. Such layers hold so few voxels that half precision has nothing to gain there.
+    oneDNN computes gradients of weights in bfloat16 wrongly (torch 2.13): of strided convolutions, where the
+    last axis of the output is one voxel wide, from memory that it has not written, so that no two trainings
+    are equal; of volumes, where each slice of the first axis has padding in the kernel's sight, such as two
+    slices under a kernel of three, as wrongly as if they were random, or not finite. Such layers hold so few
+    voxels that half precision has nothing to gain there.
 
     Args:
         networks: whose convolutions are watched, as long as the context lasts.
@@ -76,7 +89,7 @@ class AutocastInferer(SimpleInferer):
     """Runs a network under autocast to bfloat16 and returns float32.
 
     Convolutions compute in bfloat16, weights and results stay float32, and no gradient scaler is needed.
-    On a CPU those from or to a grid that is one voxel wide stay in float32, see :func:`narrow_in_float32`.
+    On a CPU those from or to a very short grid stay in float32, see :func:`narrow_in_float32`.
     MONAI's trainers have ``amp`` for CUDA alone.
 
     Args:

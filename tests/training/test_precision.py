@@ -53,11 +53,23 @@ LAYERS = [  # class, keywords, size of the grid: each reads or writes a grid one
 ]
 
 
-def layer_and_image(kind, keywords, size, batch=3, memory_format=torch.contiguous_format):
+SHORT = [  # from each voxel along an axis the kernel reaches into the padding
+    ("conv", {"kernel_size": 3, "padding": 1}, (2, 5, 4)),
+    ("conv", {"kernel_size": 3, "padding": "same"}, (5, 2, 3)),
+    ("conv", {"kernel_size": 4, "padding": "same"}, (3, 6, 4)),
+    ("conv", {"kernel_size": 3, "stride": 2, "padding": 1}, (3, 8, 8)),
+    ("conv", {"kernel_size": 5, "stride": 2, "padding": 2}, (4, 8, 8)),
+    ("conv", {"kernel_size": 3, "dilation": 2, "padding": 2}, (4, 8, 8)),
+    ("transposed", {"kernel_size": 3, "padding": 1}, (2, 4, 4)),
+    ("transposed", {"kernel_size": 4, "stride": 2, "padding": 1}, (2, 4, 4)),
+]
+
+
+def layer_and_image(kind, keywords, size, batch=3, memory_format=torch.contiguous_format, channels=(4, 6)):
     name = {"conv": "Conv", "transposed": "ConvTranspose"}[kind]
     torch.manual_seed(0)
-    layer = getattr(nn, f"{name}{len(size)}d")(4, 6, **keywords)
-    image = torch.rand(batch, 4, *size).to(memory_format=memory_format).requires_grad_()
+    layer = getattr(nn, f"{name}{len(size)}d")(*channels, **keywords)
+    image = torch.rand(batch, channels[0], *size).to(memory_format=memory_format).requires_grad_()
     return layer.to(memory_format=memory_format), image
 
 
@@ -78,7 +90,16 @@ def test_grids_one_voxel_wide_are_computed_in_float32(kind, keywords, size, dims
     size = (size[0],) * (dims - 1) + size[1:]
     memory_format = (torch.channels_last, torch.channels_last_3d)[dims - 2]
     memory_format = memory_format if channels_last else torch.contiguous_format
-    layer, image = layer_and_image(kind, keywords, size, batch, memory_format)
+    assert_in_float32(*layer_and_image(kind, keywords, size, batch, memory_format))
+
+
+@pytest.mark.parametrize("channels", [(4, 6), (16, 32)])  # oneDNN has other kernels for whole blocks of 16
+@pytest.mark.parametrize(("kind", "keywords", "size"), SHORT)
+def test_short_volumes_are_computed_in_float32(kind, keywords, size, channels):
+    assert_in_float32(*layer_and_image(kind, keywords, size, channels=channels))
+
+
+def assert_in_float32(layer, image):
     full = gradients(AutocastInferer(False), layer, image)
     first, second = (gradients(AutocastInferer(True), layer, image) for _ in range(2))
     assert all(map(torch.equal, first, full)) and all(map(torch.equal, first, second))
@@ -87,10 +108,12 @@ def test_grids_one_voxel_wide_are_computed_in_float32(kind, keywords, size, dims
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kind", ["conv", "transposed"])
-@pytest.mark.parametrize("size", [(2, 2), (3, 5), (8, 4), (2, 3, 4), (4, 4, 2)])
-def test_other_grids_are_computed_in_half_precision_to_its_rounding(kind, stride, size):
+@pytest.mark.parametrize("size", [(2, 2), (3, 5), (8, 4), (3, 3, 4), (4, 4, 3)])
+@pytest.mark.parametrize("channels", [(4, 6), (16, 32)])
+def test_other_grids_are_computed_in_half_precision_to_its_rounding(kind, stride, size, channels):
     size = tuple(n * stride for n in size) if kind == "conv" else size
-    layer, image = layer_and_image(kind, {"kernel_size": 3, "stride": stride, "padding": 1}, size)
+    keywords = {"kernel_size": 3, "stride": stride, "padding": 1}
+    layer, image = layer_and_image(kind, keywords, size, channels=channels)
     full = gradients(AutocastInferer(False), layer, image)
     first, second = (gradients(AutocastInferer(True), layer, image) for _ in range(2))
     assert not torch.equal(first[0], full[0]) and all(map(torch.equal, first, second))
