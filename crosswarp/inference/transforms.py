@@ -95,7 +95,8 @@ class WarpMovingd(MapTransform):
     """Warp moving images onto the fixed image's own grid, as ``warped_<key>``.
 
     The map comes between the frames in which the network sees the two images. Beyond the fixed image's frame
-    it goes on as at its border. The result is named after both files, ``<moving>_to_<fixed>``.
+    it goes on as the transforms do, see :func:`~crosswarp.spatial.frame.on_images`. The result is named after
+    both files, ``<moving>_to_<fixed>``.
 
     Args:
         keys: what to warp, each ``[C, *spatial]`` of any size; a key that an item lacks is left out.

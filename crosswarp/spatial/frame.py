@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from monai.networks.layers import gaussian_1d
 
-from .alignment import apply_affine
+from .alignment import apply_affine, best_affine
 from .grid import Grid, Matrix
-from .maps import compose, identity_map
+from .maps import identity_map
 from .sampling import as_float32, sample
 
 Box = tuple[slice, ...]
@@ -193,7 +193,8 @@ def on_images(
 ) -> torch.Tensor:
     """Return a map between frames as the map between the images themselves.
 
-    Beyond the frame the displacement is that of its border.
+    Beyond the frame it goes on as in :class:`~.physical.PhysicalMap`, of which transforms are made: by the
+    affine that is nearest to it, and what its border is displaced besides.
 
     Args:
         phi: ``[1, D, *spatial]``, in fractions of the frames, on any grid over the fixed frame.
@@ -208,4 +209,6 @@ def on_images(
     to_frame, to_image = (
         change_of_grid(*each).to(phi.device) for each in ((fixed, fixed_frame), (moving_frame, moving))
     )
-    return apply_affine(to_image, compose(phi, apply_affine(to_frame, identity_map(fixed.shape, phi.device))))
+    nearest, points = best_affine(phi), apply_affine(to_frame, identity_map(fixed.shape, phi.device))
+    besides = phi - apply_affine(nearest, identity_map(phi.shape[2:], phi.device))
+    return apply_affine(to_image, apply_affine(nearest, points) + sample(besides, points))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from .alignment import apply_affine
+from .alignment import apply_affine, best_affine
 from .grid import Grid, Matrix
 from .maps import displacement, identity_map, invert
 
@@ -41,29 +41,6 @@ def place(image: Any, grid: Grid) -> None:
     image.SetOrigin(grid.origin.tolist())
     image.SetSpacing(grid.spacing.tolist())
     image.SetDirection(itk.matrix_from_array(grid.direction))
-
-
-def best_affine(phi: torch.Tensor) -> torch.Tensor:
-    """Return the affine that comes nearest to a map, by least squares over the points of its grid.
-
-    Args:
-        phi: ``[1, D, *spatial]``.
-
-    Returns:
-        fractions to fractions, ``[1, D + 1, D + 1]``, float64. Along an axis of length 1 it changes nothing.
-    """
-    dims = phi.shape[1]
-    points = identity_map(phi.shape[2:], phi.device)[0].flatten(1).double()
-    shift = displacement(phi)[0].flatten(1).double()
-    # coordinates of a grid about their mean are orthogonal: sums solve it, to the same bits every time, which
-    # LAPACK's do not where memory is aligned otherwise
-    mean = points.mean(1, keepdim=True)
-    about = points - mean
-    slopes = (shift[:, None] * about).sum(2) / (about**2).sum(1).clamp(min=1e-300)
-    matrix = torch.eye(dims + 1, dtype=torch.float64, device=phi.device)
-    matrix[:dims, :dims] += slopes
-    matrix[:dims, dims] = shift.mean(1) - (slopes * mean[:, 0]).sum(1)
-    return matrix[None]
 
 
 def physical_displacement(phi: torch.Tensor, grid: Grid) -> Matrix:

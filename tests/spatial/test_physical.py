@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from crosswarp.spatial import identity_map, sample
+from crosswarp.spatial.frame import frame_of, on_images
 from crosswarp.spatial.grid import Grid
 from crosswarp.spatial.physical import PhysicalMap, itk_transforms
 from crosswarp.spatial.simpleitk import displacement_image, simpleitk_transforms
@@ -133,3 +134,20 @@ def test_a_map_that_shrinks_all_to_a_point_takes_no_endless_grid():
     ]
     assert max(sizes[0]) > 60, "what leaves the image finds its way back"
     assert np.prod(sizes[1]) < 2**22
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_what_lies_beyond_the_frames_is_warped_as_the_transforms_move_it(dims: int) -> None:
+    pair = Pair(dims)
+    size, spacing = CASES[dims][0], CASES[dims][3]
+    fixed_frame = frame_of(pair.fixed, size, [0.8 * each for each in spacing])
+    moving_frame = frame_of(pair.moving, size, [0.6 * each for each in spacing])
+    phi = 0.85 * (pair.phi - 0.5) + 0.55  # smaller, and shifted
+    mapped = on_images(phi, fixed_frame, pair.fixed, moving_frame, pair.moving)[0].flatten(1).T.double()
+    places = pair.fixed.to_mm(np.stack(np.unravel_index(range(mapped.shape[0]), pair.fixed.shape), -1))
+    beyond = ~fixed_frame.contains(places, 0)
+    assert 0.2 < beyond.mean() < 0.9
+    transform = itk_transforms(phi, fixed_frame, moving_frame, pair.fixed, pair.moving)[0]
+    expected = np.array([transform.TransformPoint(place) for place in places.tolist()])
+    apart = np.linalg.norm(pair.moving.fractions_to_mm(mapped.numpy()) - expected, axis=1)
+    assert apart.max() < 1e-3, "mm"
