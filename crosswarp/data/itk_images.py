@@ -64,16 +64,16 @@ def read_itk(path: Path) -> Stored:
         )
     size = int(image_io.GetImageSizeInBytes())
     check_size(path, size)
-    placed = False
+    spaced = placed = False
     if suffix in META + NRRD:
-        placed = check_meta(path, size) if suffix in META else check_nrrd(path, size)
+        spaced, placed = check_meta(path, size) if suffix in META else check_nrrd(path, size)
     elif suffix in (".jpg", ".jpeg", ".bmp"):
         check_picture(path)
     try:
         image, dtype = read_any_type(str(path))
     except ValueError as error:
         raise UnfitFileError(str(error)) from error
-    stored = from_itk(image, suffix in META + NRRD)
+    stored = from_itk(image, spaced)
     stored.array = stored.array.astype(dtype, copy=False)
     # of other formats, such as .hdr, what differs from what stands in
     directions = stored.affine[:3, :3] / np.linalg.norm(stored.affine[:3, :3], axis=0)
@@ -82,8 +82,8 @@ def read_itk(path: Path) -> Stored:
     return stored
 
 
-def check_meta(path: Path, size: int) -> bool:
-    """Check the voxels of a MetaImage; whether it states its place.
+def check_meta(path: Path, size: int) -> tuple[bool, bool]:
+    """Check the voxels of a MetaImage; whether it states its spacing, and its place.
 
     Args:
         path: `.mha`, or `.mhd` with the voxels in one file or in this one; lists of files are left to ITK.
@@ -106,7 +106,8 @@ def check_meta(path: Path, size: int) -> bool:
             if start >= 0:
                 compressed = fields.get("compresseddata", "").lower() == "true"
                 _check_length(path, body, start, size, zlib.MAX_WBITS if compressed else None)
-    return {"transformmatrix", "rotation", "orientation"} & fields.keys() != set()
+    spaced = {"elementspacing", "elementsize"} & fields.keys() != set()  # ITK takes 1 mm without either
+    return spaced, {"transformmatrix", "rotation", "orientation"} & fields.keys() != set()
 
 
 def _check_axes(path: Path) -> None:
@@ -121,8 +122,8 @@ def _check_axes(path: Path) -> None:
         )
 
 
-def check_nrrd(path: Path, size: int) -> bool:
-    """Check the voxels of an NRRD file; whether it states its place.
+def check_nrrd(path: Path, size: int) -> tuple[bool, bool]:
+    """Check the voxels of an NRRD file; whether it states its spacing, and its place.
 
     Args:
         path: with the voxels in the file itself, or in another one; lists of files are left to ITK.
@@ -145,7 +146,9 @@ def check_nrrd(path: Path, size: int) -> bool:
         ):
             body, start = (path.parent / source, 0) if source else (path, file.tell())
             _check_length(path, body, start, size, encoding[name])
-    return "space directions" in fields
+    placed = "space directions" in fields
+    lengths = fields.get("spacings", "").lower().split()  # NaN where an axis, as of colours, has none
+    return placed or any(length != "nan" for length in lengths), placed
 
 
 def check_picture(path: Path) -> None:

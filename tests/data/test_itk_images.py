@@ -122,3 +122,27 @@ def test_a_picture_with_transparency_is_refused(tmp_path):
     Image.fromarray(PICTURE).convert("LA").save(tmp_path / "a.png")
     with pytest.raises(UnfitFileError, match="a.png: has two values at each voxel; store one"):
         read_image(tmp_path / "a.png")
+
+
+HEADERS = {  # what says how large voxels are, of files that hold the same
+    ".nrrd": {"": False, "spacings: nan nan": False, "spacings: 1 1": True, "spacings: 0.5 0.7": True}
+    | {"space dimension: 2\nspace directions: (1,0) (0,1)": True},
+    ".mha": {"": False, "ElementSpacing = 1 1": True, "ElementSize = 1 1": True, "Offset = 1 2": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("suffix", "said", "known"), [(k, *each) for k, v in HEADERS.items() for each in v.items()]
+)
+def test_a_header_without_spacing_is_not_taken_to_say_1_mm(tmp_path, suffix, said, known):
+    """As of pynrrd, where an array is written without a header."""
+    head = {
+        ".nrrd": "NRRD0004\ntype: uint8\ndimension: 2\nsizes: 60 50\nencoding: raw\n{}\n",
+        ".mha": "ObjectType = Image\nNDims = 2\nBinaryData = True\n{}DimSize = 60 50\n"
+        "ElementType = MET_UCHAR\nElementDataFile = LOCAL\n",
+    }[suffix]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(head.format(said + "\n" * bool(said)).encode() + PICTURE.tobytes(order="F"))
+    array, meta = read_image(path)
+    np.testing.assert_array_equal(array, PICTURE)
+    assert meta["spacing_known"] is known
