@@ -305,7 +305,8 @@ class PosedFramesd(MapTransform):
         spatial_size: points of the frame along each axis.
         spacing: mm along each axis; None for the whole extent of the image.
         mirrored_side: ``"left"`` or ``"right"``, whose images are seen mirrored, as in training. Of which
-            side an image is, ``<key>_side`` of an item says, or the metadata of a DICOM image.
+            side an image is, ``<key>_side`` of an item says, or the metadata of a DICOM image. None for
+            networks without sides: what an item says of one is then a doubt.
     """
 
     def __init__(
@@ -360,6 +361,11 @@ class PosedFramesd(MapTransform):
             if wanted == "auto" and mirrored is None and pose.mirrored and not doubts:
                 doubts = ["as one that is not mirrored: which side it is, nothing says"]
             said = [f"may as well lie {' or '.join(doubts)}"] if doubts else []
+            if result.get(f"{key}_side") and not self.mirrored_side:
+                said.append(
+                    f"is of the {side} side, which these networks do not heed, as they were trained without "
+                    "sides: give its pose where it is of the other side than their images"
+                )
             said += (
                 ["seems to show the anatomy more than once: cut it so that it does once"] if several else []
             )

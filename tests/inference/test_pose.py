@@ -186,6 +186,15 @@ def test_a_known_side_is_seen_as_the_other_and_is_nothing_unusual(side: str | No
     assert (seen["moving_input"] - posed({"moving_input": figure()})["moving_input"]).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("pose", ["as_is", "mirrored"])
+def test_a_side_that_networks_know_nothing_of_is_a_doubt_and_not_passed_over(pose: str) -> None:
+    posed = PosedFramesd(["moving_input"], ["target"], [pose], search()[0], [SIZE, SIZE], [1.0, 1.0])
+    said, unsaid = (posed({"moving_input": figure()} | side) for side in ({"moving_input_side": "left"}, {}))
+    assert torch.equal(said["moving_input"], unsaid["moving_input"])
+    assert "is of the left side, which these networks do not heed" in said["moving_input_doubt"]
+    assert unsaid["moving_input_doubt"] == ""
+
+
 def test_what_stands_in_for_a_missing_image_is_not_searched() -> None:
     finder, network = search()
     posed = PosedFramesd(
