@@ -34,6 +34,7 @@ WORDS: Mapping[str, str] = {
     "structure": "images that differ after warping",
     "structure_of_all": "images that differ after warping",
 }
+NEARLY_ALL = 0.95  # share of the labelled people who have a class, from which on its absence is remarkable
 LEAST_COST = 0.5  # logits: what takes less from an expectation is not named
 
 
@@ -62,6 +63,8 @@ def expected_pair(
         ``high`` of its interval and ``because``, what takes most from it; None for a class that neither image
         shows, and for the mean where there is no class at all. ``untrusted`` are the modalities most of whose
         images the networks give sizes or places that people do not have: they have learnt something else.
+        ``unseen`` are the classes that neither image shows although nearly all labelled people have them:
+        nothing is expected of these, so they would pass for good.
     """
     in_mm, references = expectation["in_mm"], expectation["references"]
     spacing = [
@@ -95,7 +98,12 @@ def expected_pair(
     features = pair_features(of_moving, of_fixed, of_pair)
     values, taken = expected_overlap(features, expectation)[0], costs(features, expectation)
     shown = ~np.isnan(features["disagreement"][0])
-    result: dict[str, Any] = {"untrusted": sorted({*modalities} - usual.keys()), "mean": None}
+    common = np.array(references["present"]) >= NEARLY_ALL
+    result: dict[str, Any] = {
+        "untrusted": sorted({*modalities} - usual.keys()),
+        "unseen": [str(number + 1) for number in np.flatnonzero(common & ~shown)],
+        "mean": None,
+    }
     for number, (value, table) in enumerate(zip(values, expectation["interval"]["classes"], strict=True)):
         taken_of_it = {name: float(cost[0, number]) for name, cost in taken.items()}
         known = shown[number] and table is not None

@@ -227,7 +227,12 @@ def judge_expectation(
                 f"the networks give most {' and '.join(value)} images of the training sizes or places of the "
                 "classes that the labelled people have not"
             )
-        if name not in limits or value is None or key == "untrusted":
+        if key == "unseen" and value and "expected_class_overlap" in limits:
+            verdict = max(verdict, 1)
+            reasons.append(
+                f"class {', '.join(value)} was found in neither image, and nearly all labelled people have it"
+            )
+        if name not in limits or value is None or key in ("untrusted", "unseen"):
             continue
         soft, hard = limits[name]
         level = 2 if not value["high"] >= hard else 1 if not value["low"] >= soft else 0

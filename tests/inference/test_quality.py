@@ -191,6 +191,10 @@ def test_with_an_expectation_its_interval_decides():
     word, reasons = judge(good | {"expected_overlap": {"untrusted": ["target"], **sure}})
     assert word == "failed" and reasons[0].startswith("the networks give most target images of the training")
     assert judge(good | {"expected_overlap": {"untrusted": [], **sure}}) == ("ok", [])
+    word, reasons = judge(good | {"expected_overlap": {"unseen": ["2"], **sure}})
+    assert word == "check" and reasons == [
+        "class 2 was found in neither image, and nearly all labelled people have it"
+    ]
     nothing = expected((float("nan"),) * 3, None)
     assert judge(good | {"expected_overlap": nothing})[0] == "failed", "NaN does not pass for good"
 

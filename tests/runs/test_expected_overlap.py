@@ -178,7 +178,12 @@ def test_reasons_are_named_and_what_nobody_shows_is_not_expected(people, fitted)
     assert text.startswith(f"expected overlap {one['mean']['value']:.2f}, ") and "; class 2 0." in text
     nothing = 0 * first[0] + 0.2, first[1]
     none, _ = judged(people, fitted, nothing, nothing)
-    assert none == {"untrusted": [], "mean": None, "1": None, "2": None} and in_words(none) is None
+    assert none == {"untrusted": [], "unseen": ["1", "2"], "mean": None, "1": None, "2": None}
+    assert in_words(none) is None
+    other = torch.where(first[0] > 0.7, 0.2, first[0]), first[1]
+    assert judged(people, fitted, other, without)[0]["unseen"] == ["2"] and one["unseen"] == []
+    rare = fitted | {"references": fitted["references"] | {"present": [1.0, 0.9]}}
+    assert judged(people, rare, other, without)[0]["unseen"] == []
     wrong = fitted | {"usual": {key: fitted["usual"][key] for key in ("source", "source_to_source")}}
     assert judged(people, wrong, first, second)[0]["untrusted"] == ["target"]
 
