@@ -14,6 +14,7 @@ from .tables import Table, read_table
 AXES = "xyz"
 NAMES = ("name", "label")
 MOST_FAULTS = 10  # that are listed
+FLAT = 1e-3  # mm by which points of one plane may differ in height, by rounding
 
 
 def landmark_table(path: str | Path, spatial_dims: int | None = None) -> tuple[Table, NDArray[np.float64]]:
@@ -52,9 +53,15 @@ def read_landmarks(path: str | Path, spatial_dims: int) -> dict[str, NDArray[np.
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: for missing columns, coordinates that are not finite numbers, or a name given twice:
-            all faults of the file in one message.
+            all faults of the file in one message; in 2D also for points that differ in ``z``, as of a
+            sagittal slice in space.
     """
     table, found, faults = _read(path, spatial_dims)
+    if spatial_dims == 2 and "z" in table.columns and np.ptp(_heights(table)) > FLAT:
+        raise ValueError(
+            f"{path}: z differs from row to row, so these are points in space; landmarks of a 2D image have "
+            "x and y in the plane of the image, as crosswarp lays it: convert them, and remove z"
+        )
     name_column = next((name for name in NAMES if name in table.columns), None)
     points: dict[str, NDArray[np.float64]] = {}
     for number, (row, point) in enumerate(zip(table.rows, found, strict=True), 1):
@@ -79,6 +86,12 @@ def _read(path: str | Path, spatial_dims: int | None) -> tuple[Table, NDArray[np
         if not np.isfinite(point).all()
     }
     return table, points, faults
+
+
+def _heights(table: Table) -> NDArray[np.float64]:
+    """What stands in the column ``z``, as far as it is numbers; 0 without any."""
+    heights = table.numbers("z")
+    return heights[np.isfinite(heights)] if np.isfinite(heights).any() else np.zeros(1)
 
 
 def _refuse(path: str | Path, faults: Mapping[int, str]) -> None:

@@ -10,7 +10,7 @@ from crosswarp.data.landmarks import landmark_table, read_landmarks
 
 def test_names_or_rows(tmp_path: Path) -> None:
     path = tmp_path / "points.csv"
-    path.write_text("label,X, y,z,t\ntip,1.5, -2,3,0\n,4,5,6,0\n")
+    path.write_text("label,X, y,z,t\ntip,1.5, -2,3,0\n,4,5,3,0\n")
     points = read_landmarks(path, 3)
     assert list(points) == ["tip", "2"]
     np.testing.assert_array_equal(points["tip"], [1.5, -2, 3])
@@ -39,3 +39,14 @@ def test_what_spreadsheets_write_is_read(tmp_path: Path) -> None:
     assert found.tolist() == [[1.5, -2, 3]] and table.columns["name"] == "Name"
     path.write_text("x,y,z\n1,2,\n3,4,\n")  # a picture's, from a table that has a third axis
     assert landmark_table(path)[1].tolist() == [[1, 2], [3, 4]]
+
+
+def test_points_in_space_are_not_taken_for_points_of_a_picture(tmp_path: Path) -> None:
+    path = tmp_path / "points.csv"
+    for heights in (("", ""), ("57", "57"), ("57", "57.0001"), ("57", ""), ("n/a", "57")):
+        path.write_text("x,y,z\n1,2,{}\n3,4,{}\n".format(*heights))
+        assert [list(point) for point in read_landmarks(path, 2).values()] == [[1, 2], [3, 4]]
+    path.write_text("x,y,z\n-3,2,10\n-3,4,20\n")  # of a sagittal slice, whose x is always the same
+    with pytest.raises(ValueError, match="points.csv: z differs from row to row"):
+        read_landmarks(path, 2)
+    assert len(read_landmarks(path, 3)) == 2
