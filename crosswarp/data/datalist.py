@@ -19,6 +19,7 @@ two splits, is checked by :func:`~.checks.check_datalist`.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
@@ -43,6 +44,8 @@ MAX_NAME, MAX_PATH = 200, 1000  # characters
 TRAINING = ("train_labelled", "train_unlabelled")
 SECTIONS = (*TRAINING, "val", "test")
 FILE_KEYS = ("image", "label", "landmarks")
+DETACHED, PAIRED = (".mhd", ".nhdr"), (".hdr", ".img")  # whose voxels are in files that it names; in another
+BODY = re.compile(r"^(?:ElementDataFile\s*=|data ?file\s*:)", re.IGNORECASE | re.MULTILINE)
 RECORD_KEYS = (*FILE_KEYS, "subject", "side")
 MODALITY_KEYS = ("name", "channels", *SECTIONS)
 KEYS = ("name", "spatial_dims", "spatial_size", "spacing", "labels", "subjects", "source", "target")
@@ -253,7 +256,7 @@ def schema_faults(content: Any) -> list[str]:
 
 
 def data_files(datalist: Datalist) -> list[Path]:
-    """Every file that a datalist names, in one order; a folder (a DICOM series) with all its files."""
+    """Every file that a datalist names, in one order, each as :func:`files_of` has it."""
     paths = {
         Path(record[key])
         for modality in (datalist.source, datalist.target)
@@ -261,14 +264,38 @@ def data_files(datalist: Datalist) -> list[Path]:
         for key in FILE_KEYS
         if key in record
     }
-    return [file for path in sorted(paths) for file in (path, *sorted(path.rglob("*"))) if not file.is_dir()]
+    return list(dict.fromkeys(file for path in sorted(paths) for file in files_of(path)))
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold an image: all of a folder (a DICOM series), and those that a header names.
+
+    Args:
+        path: such as ``a.nii.gz``; ``a.mhd``, ``a.nhdr`` and ``a.hdr`` have their voxels in other files.
+    """
+    if path.is_dir():
+        return sorted(each for each in path.rglob("*") if not each.is_dir())
+    suffix, found = path.suffix.lower(), [path]
+    if suffix in PAIRED:
+        partners = (path.with_suffix(end) for each in PAIRED for end in (each, each.upper()))
+        found += [each for each in partners if each != path and each.is_file()]
+    elif suffix in DETACHED and path.is_file():
+        with open(path, "rb") as file:
+            lines = BODY.split(file.read(MAX_BYTES).decode("latin-1"), maxsplit=1)[1:]
+        for name in map(str.strip, "".join(lines).splitlines()):
+            if "%" in name:  # a pattern with the numbers of slices
+                pattern = re.sub(r"%\d*[diu]", "*", glob.escape(name.split()[0]))
+                found += sorted(map(Path, glob.glob(os.path.join(glob.escape(str(path.parent)), pattern))))
+            elif name and os.path.isfile(path.parent / name):  # one, or a line of a list
+                found.append(path.parent / name)
+    return found
 
 
 def datalist_digest(datalist: Datalist) -> str:
     """SHA-256 over the JSON content and the bytes of every file that it names, as a hexadecimal string.
 
-    The same content in another folder has the same digest. An image that is a folder (a DICOM series) counts
-    with all its files.
+    The same content in another folder has the same digest. An image counts with all files that hold it: a
+    folder (a DICOM series) with its own, a header with those of its voxels.
 
     Args:
         datalist: what :func:`load_datalist` returned.

@@ -15,7 +15,7 @@ from monai.transforms import Randomizable, Transform
 from monai.transforms.traits import RandomizableTrait
 
 from ..files import file_state
-from .datalist import FILE_KEYS
+from .datalist import FILE_KEYS, files_of
 from .room import placed
 from .stored import Stored
 
@@ -129,9 +129,8 @@ class SharedDataset(CacheDataset):
 
 
 def states(path: Path) -> tuple[Hashable, ...]:
-    """The state of a file, or of all files of a folder, each with its path."""
-    files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
-    return tuple((str(each), file_state(each)) for each in files)
+    """The state of each file that holds an image, with its path; see :func:`~.datalist.files_of`."""
+    return tuple((str(each), file_state(each)) for each in files_of(path))
 
 
 def value_of(thing: Any) -> Hashable:

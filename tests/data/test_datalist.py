@@ -314,6 +314,33 @@ def test_digest_counts_every_file_of_a_folder(cohort):
     assert datalist_digest(datalist) != digest
 
 
+BODIES = {
+    "a.mhd": ("NDims = 2\nElementDataFile = a b.zraw\n", ["a b.zraw"]),
+    "b.mhd": ("ElementDataFile = LIST\nb1.raw\nb2.raw\n", ["b1.raw", "b2.raw"]),
+    "c.MHD": ("ElementDataFile = c%02d.raw 1 2 1\n", ["c01.raw", "c02.raw"]),
+    "d.nhdr": ("NRRD0004\ndimension: 2\ndata file: d.raw.gz\nencoding: gz\n", ["d.raw.gz"]),
+    "e.nhdr": ("NRRD0004\ndatafile:LIST\ne1.raw\n", ["e1.raw"]),
+    "f.hdr": ("", ["f.img"]),
+    "g.img": ("", ["g.hdr"]),
+}
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_digest_counts_the_voxels_that_a_header_names(cohort, name):
+    text, bodies = BODIES[name]
+    folder = cohort.parent / "images"
+    (folder / name).write_text(text)
+    edit(cohort, lambda content: content["target"]["val"][0].update(image=f"images/{name}"))
+    for body in bodies:
+        (folder / body).write_bytes(b"1")
+    datalist = load_datalist(cohort)
+    digests = {datalist_digest(datalist)}
+    for body in bodies:
+        (folder / body).write_bytes(b"2")
+        digests.add(datalist_digest(datalist))
+    assert len(digests) == 1 + len(bodies)
+
+
 def test_digest_of_a_missing_file(cohort):
     datalist = load_datalist(cohort)
     Path(datalist.target.test[0]["label"]).unlink()

@@ -124,3 +124,14 @@ def test_what_hides_its_values_is_equal_to_itself_alone():
     assert value_of({"a": np.ones(2)}) == value_of({"a": np.ones(2)}) != value_of({"a": np.zeros(2)})
     with pytest.raises(TypeError):
         value_of([{1, 2}])
+
+
+def test_an_image_whose_voxels_change_beside_its_header_is_read_anew(tmp_path):
+    path, voxels = tmp_path / "a.mhd", tmp_path / "a.raw"
+    path.write_text("NDims = 2\nDimSize = 2 2\nElementType = MET_UCHAR\nElementDataFile = a.raw\n")
+    memory, found = ReadOnce(), []
+    for value in (1, 2):
+        voxels.write_bytes(bytes([value] * 4))
+        found.append(read_image(path)[0].max())
+    memory.forget()
+    assert found == [1, 2]
