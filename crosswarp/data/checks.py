@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 from monai.data.utils import is_no_channel
+from nibabel.orientations import apply_orientation, io_orientation
 
 from ..errors import Notice
 from ..spatial.grid import Grid
@@ -38,7 +39,8 @@ class FileFacts:
         finite: no NaN and no infinity.
         constant: all voxels equal.
         values: the values that occur where all are integers within ±1000 (labels), else None.
-        content: a digest of shape and values, equal for two files of one picture.
+        content: a digest of shape and values, equal for two files of one picture, whatever their types of
+            numbers and order of axes.
         side: `left` or `right` where the file states the side of the body.
     """
 
@@ -60,7 +62,7 @@ Facts = Mapping[str, "FileFacts | str"]
 def check_datalist(datalist: Datalist) -> None:
     """Check the files and splits of a datalist; labels of the target's `val` are left out.
 
-    Warns, once, when files do not state their pixel spacing.
+    Warns, once each, when files do not state their pixel spacing, and of labels that lack classes.
 
     Args:
         datalist: what `load_datalist` returned.
@@ -68,16 +70,18 @@ def check_datalist(datalist: Datalist) -> None:
     Raises:
         DatalistError: (a `ValueError`) naming every fault: files missing or unreadable; mixed dimensions;
             wrong number of channels; NaN, infinity or constant images; labels that are not integers, not of a
-            declared class or not on the grid of their image; a spacing that makes an image many times as
-            large as the training images of its modality; landmarks that cannot be read; a subject in two
-            splits, in whichever modality, or with a name in two spellings; a picture under two subjects or in
-            two splits; an image listed twice; no labelled image for training or validation, no target image;
-            a class in no training label.
+            declared class, not on the grid of their image, those of somebody else, or the image itself; a
+            spacing that makes an image many times as large as the training images of its modality; landmarks
+            that cannot be read; a subject in two splits, in whichever modality, or with a name in two
+            spellings; a picture under two subjects, in two splits or in two modalities; an image listed
+            twice; no labelled image for training or validation, no target image; a class in no training
+            label.
     """
     facts = read_facts(files_to_check(datalist))
     if faults := find_faults(datalist, facts):
         raise DatalistError(datalist.path, faults)
     warn_of_missing_spacing(facts)
+    warn_of_missing_classes(datalist, facts)
 
 
 def files_to_check(datalist: Datalist) -> list[str]:
@@ -114,7 +118,7 @@ def find_faults(datalist: Datalist, facts: Facts) -> list[str]:
         facts: of all `files_to_check`.
     """
     faults = [f"{path}: {reason}" for path, reason in facts.items() if isinstance(reason, str)]
-    faults += people_faults(datalist) + _picture_faults(datalist, facts)
+    faults += people_faults(datalist) + _picture_faults(datalist, facts) + _copy_faults(datalist, facts)
     for modality, labelled in (
         (datalist.source, datalist.source.records()),
         (datalist.target, datalist.target.records("test")),
@@ -141,6 +145,26 @@ def warn_of_missing_spacing(facts: Facts) -> None:
         )
 
 
+def warn_of_missing_classes(datalist: Datalist, facts: Facts) -> None:
+    """Warn of classes that no label to validate on has, and of labels that have none, each kind once."""
+    name, notes = datalist.source.name, []
+    values = {r["label"]: facts[r["label"]] for r in datalist.source.records("train_labelled", "val")}
+    shown = {path: set(fact.values or ()) for path, fact in values.items() if isinstance(fact, FileFacts)}
+    validated = set().union(*(shown.get(r["label"], set()) for r in datalist.source.val))
+    if unseen := [n for value, n in enumerate(datalist.label_names) if value and value not in validated]:
+        notes.append(
+            f"No validation label of {name} has {', '.join(unseen)}: nothing will show whether the networks "
+            "have learnt that. Choose people for val who have it."
+        )
+    if empty := [path for path, found in shown.items() if found == {0}]:
+        notes.append(
+            f"{len(empty)} of {len(shown)} labels of {name} hold the background alone (the first: "
+            f"{empty[0]}): the networks learn that nothing is there. See that they are finished."
+        )
+    for note in notes:
+        warnings.warn(note, Notice, stacklevel=3)
+
+
 def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str:
     if not os.path.exists(path):
         return "missing; correct the path or bring the file"
@@ -163,14 +187,18 @@ def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str
         finite=finite,
         constant=bool(low == high),
         values=values,
-        content=_content_digest(array),
+        content=_content_digest(array, meta["affine"]),
         side=meta.get("side"),
     )
 
 
-def _content_digest(array: np.ndarray) -> str:
-    digest = hashlib.sha256(repr(array.shape).encode())
-    digest.update(np.ascontiguousarray(array).data)
+def _content_digest(array: np.ndarray, affine: np.ndarray) -> str:
+    """A digest of the values as numbers, whatever their type, along the axes of the body."""
+    lying = apply_orientation(array, io_orientation(affine))
+    with np.errstate(over="ignore"):
+        values = np.add(lying, 0.0, dtype=np.float32, order="C")  # which makes 0 of -0
+    digest = hashlib.sha256(repr(values.shape).encode())
+    digest.update(values.data)
     return digest.hexdigest()
 
 
@@ -184,7 +212,7 @@ def _repetition_faults(modality: Modality) -> list[str]:
 
 
 def _picture_faults(datalist: Datalist, facts: Facts) -> list[str]:
-    """Pictures that stand, in several files or modalities, under two subjects or in two splits."""
+    """Pictures that stand, in several files, under two subjects, in two splits or in two modalities."""
     found: dict[str, dict[tuple[str, str], tuple[Person, Appearance]]] = defaultdict(dict)
     for person, records in appearances(datalist).items():
         for each in records:
@@ -195,11 +223,31 @@ def _picture_faults(datalist: Datalist, facts: Facts) -> list[str]:
     for alike in found.values():
         (first_person, first), *others = alike.values()
         for person, other in others:
-            if (person, other.split) != (first_person, first.split):
+            if (person, other.place) != (first_person, first.place):
                 faults.append(
                     f"{other.record['image']}: subject {other.record['subject']!r} in {other.place} has the "
                     f"same picture as {first.record['image']}, subject {first.record['subject']!r} in "
                     f"{first.place}; remove one, or correct the path"
+                )
+    return faults
+
+
+def _copy_faults(datalist: Datalist, facts: Facts) -> list[str]:
+    """Labels that are those of another person, or the very image that they should be of."""
+    faults, found = [], dict[str, tuple[Person, Appearance]]()
+    for person, records in appearances(datalist).items():
+        for each in records:
+            path = each.record.get("label", "")
+            label, image = facts.get(path), facts[each.record["image"]]
+            if not isinstance(label, FileFacts) or label.constant:
+                continue
+            first_person, first = found.setdefault(label.content, (person, each))
+            if isinstance(image, FileFacts) and image.content == label.content:
+                faults.append(f"{path}: is its image {each.record['image']} itself; correct the path of one")
+            elif person != first_person:
+                faults.append(
+                    f"{path}: label of subject {each.record['subject']!r} is that of "
+                    f"{first.record['label']}, subject {first.record['subject']!r}; correct the path"
                 )
     return faults
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from crosswarp.data import DatalistError, check_datalist, load_datalist
+from crosswarp.errors import Notice
 from tests.cohorts import write_blob_cohort
 
 
@@ -195,6 +196,55 @@ def test_one_picture_of_one_subject_in_one_split_is_no_fault(cohort):
     edit(cohort, lambda c: c["target"]["train_unlabelled"][0].update(subject="warmtrainlabelled1"))
     (found,) = faults(cohort)
     assert "in train of cold has the same picture" in found
+
+
+def test_one_picture_in_both_modalities_is_a_fault_even_of_one_subject(cohort):
+    copy_image(cohort, "images/warmtrainunlabelled0.nii.gz", "images/coldtrainunlabelled0.nii.gz")
+    edit(cohort, lambda c: c["target"]["train_unlabelled"][0].update(subject="warmtrainunlabelled0"))
+    (found,) = faults(cohort)
+    assert "in train of cold has the same picture" in found
+
+
+@pytest.mark.parametrize("flip", [None, 0, 1])
+def test_a_picture_is_known_again_in_another_type_and_order_of_axes(cohort, flip):
+    first, other = (cohort.parent / f"images/{name}.nii.gz" for name in ("warmtrainunlabelled1", "coldval0"))
+    image = nib.load(first)
+    array, affine = (100 * image.get_fdata()).round(), image.affine.copy()
+    nib.save(nib.Nifti1Image(array.astype(np.int16), affine), first)
+    if flip is not None:
+        affine[:3, 3] += affine[:3, flip] * (array.shape[flip] - 1)
+        affine[:3, flip] *= -1
+        array = np.flip(array, flip)
+    nib.save(nib.Nifti1Image(array.astype(np.float32), affine), other)
+    (found,) = faults(cohort)
+    assert found.startswith(f"{other}: ") and f"has the same picture as {first}" in found
+
+
+def test_a_label_of_somebody_else_and_an_image_in_place_of_a_label(cohort):
+    def of_another(content):
+        content["source"]["val"][0]["label"] = content["source"]["train_labelled"][0]["label"]
+
+    edit(cohort, of_another)
+    (found,) = faults(cohort)
+    assert (
+        "label of subject 'warmval0' is that of " in found and "subject 'warmtrainlabelled0'; corr" in found
+    )
+    edit(cohort, lambda c: c["source"]["val"].pop(0))
+    copy_image(cohort, "labels/warmtrainlabelled1.nii.gz", "images/warmtrainlabelled1.nii.gz")
+    (found,) = faults(cohort)
+    assert "labels/warmtrainlabelled1.nii.gz: is its image " in found and "; correct the path" in found
+
+
+def test_classes_that_validation_lacks_and_labels_without_any_are_said(cohort):
+    for name in ("warmval0", "warmval1"):
+        rewrite(cohort.parent / f"labels/{name}.nii.gz", lambda a: np.where(a == 2, 0, a))
+    rewrite(cohort.parent / "labels/warmtrainlabelled1.nii.gz", np.zeros_like)
+    rewrite(cohort.parent / "labels/warmtest1.nii.gz", np.zeros_like)  # of which nothing is learnt
+    with pytest.warns(Notice) as caught:
+        check_datalist(load_datalist(cohort))
+    unseen, empty = (str(each.message) for each in caught)
+    assert "No validation label of warm has blob 2:" in unseen
+    assert "1 of 5 labels of warm hold the background alone" in empty and "warmtrainlabelled1" in empty
 
 
 def test_landmarks_are_read_before_they_are_needed(cohort):
