@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,6 +18,8 @@ from ..data import Datalist
 from ..kept import copy_to_twin, keeping
 from .config import check_overrides, read_config, running_parser, verbatim
 from .weights import read_weights
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = Path("models") / "model.pt"
 INFERENCE = Path("configs") / "inference.json"
@@ -170,7 +173,7 @@ def start_from(network: nn.Module, trained: nn.Module) -> nn.Module:
     """Give a network the weights of a trained one of the same architecture; returns the network.
 
     Tensors of another shape keep their own start: the first layer, where the modalities have different
-    channels.
+    channels. Where that is most of the network, a warning says so.
     """
     own = network.state_dict()
     weights = {
@@ -179,6 +182,12 @@ def start_from(network: nn.Module, trained: nn.Module) -> nn.Module:
         if key in own and own[key].shape == value.shape
     }
     network.load_state_dict(weights, strict=False)
+    count, taken = (sum(value.numel() for value in each.values()) for each in (own, weights))
+    if taken < count / 2:
+        logger.warning(
+            f"Only {taken:,} of {count:,} weights start from those of the trained network, which is of "
+            "another architecture: nearly all training is to be done again. Give both the same network_def."
+        )
     return network
 
 

@@ -162,10 +162,29 @@ class Chain:
         for name, overrides in self.stages.items():
             check_ids(overrides, read_config(*self.config_files(name)), f"Stage {name}")
         check_values(*(self.workflow(name).parser for name in self.stages))
+        self.check_agreement()
         self.check_sizes()
         claim_run(self.run_dir, self.datalist)
         self.writer = Writer(self.run_dir)
         write_log(self.run_dir / LOG)
+
+    def check_agreement(self) -> None:
+        """Check that the networks that are put together at the end see images in one frame.
+
+        Raises:
+            ValueError: naming every id of the data of which two stages have different values.
+        """
+        parsers = {name: self.workflow(name).parser for name in PARTS.values()}
+        faults = []
+        for key in DATA_IDS:
+            own = {name: p.get_parsed_content(key) for name, p in parsers.items() if key in p}
+            if any(value != next(iter(own.values())) for value in own.values()):
+                told = ", ".join(f"{shown(value)} in {name}" for name, value in own.items())
+                faults.append(f"- {key}: {told}")
+        if faults:
+            raise ValueError(
+                "\n".join(["Expected one value for all stages (--<id>, without a stage):", *faults])
+            )
 
     def check_sizes(self) -> None:
         """Try the networks that cannot take every image size, without computing anything.

@@ -135,9 +135,9 @@ def test_data_of_another_kind_than_the_bundles_are_refused_with_all_that_differs
         check(num_class=3)
 
 
-def test_a_network_starts_from_all_weights_that_fit():
-    trained = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
-    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3))
+def test_a_network_starts_from_all_weights_that_fit(caplog):
+    trained = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 8, 3))
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3))
     own = network[0].weight.clone()
     assert start_from(network, trained) is network
     assert torch.equal(network[0].weight, own)
@@ -145,6 +145,9 @@ def test_a_network_starts_from_all_weights_that_fit():
     with torch.no_grad():
         trained[1].weight.zero_()
     assert network[1].weight.any()  # a copy
+    assert not caplog.records
+    start_from(nn.Sequential(nn.Conv2d(1, 6, 3), nn.Conv2d(6, 8, 3)), trained)
+    assert "Only 8 of 500 weights start from those of the trained network" in caplog.text
 
 
 def test_lists_of_numbers_take_one_line(tmp_path):

@@ -394,6 +394,10 @@ def test_an_interrupted_chain_ends_as_an_uninterrupted_one(stage, original, tmp_
             {"spatial_size": [37, 32]},
             r"Images do not fit.*(\n.*)*network_def of stage source_segmentation cannot take \[37, 32\]",
         ),
+        (
+            {"domain_adaptation#spacing": [2.0, 2.0]},
+            r"one value for all stages.*(\n.*)*spacing: None in source_segmentation, \[2.0, 2.0\] in domain_",
+        ),
         ({"preset": "fast"}, r"No preset 'fast' for registration_augmentation: expected one of \["),
     ],
 )
