@@ -44,7 +44,8 @@ MAX_NAME, MAX_PATH = 200, 1000  # characters
 TRAINING = ("train_labelled", "train_unlabelled")
 SECTIONS = (*TRAINING, "val", "test")
 FILE_KEYS = ("image", "label", "landmarks")
-DETACHED, PAIRED = (".mhd", ".nhdr"), (".hdr", ".img")  # whose voxels are in files that it names; in another
+DETACHED = (".mhd", ".nhdr")  # headers that name the files of their voxels
+PAIRED = re.compile(r"\.(hdr|img)(\.gz)?$", re.IGNORECASE)  # header and voxels of one name
 BODY = re.compile(r"^(?:ElementDataFile\s*=|data ?file\s*:)", re.IGNORECASE | re.MULTILINE)
 RECORD_KEYS = (*FILE_KEYS, "subject", "side")
 MODALITY_KEYS = ("name", "channels", *SECTIONS)
@@ -275,19 +276,21 @@ def files_of(path: Path) -> list[Path]:
     """
     if path.is_dir():
         return sorted(each for each in path.rglob("*") if not each.is_dir())
-    suffix, found = path.suffix.lower(), [path]
-    if suffix in PAIRED:
-        partners = (path.with_suffix(end) for each in PAIRED for end in (each, each.upper()))
+    found = [path]
+    if PAIRED.search(path.name):
+        ends = (".hdr", ".hdr.gz", ".img", ".img.gz")
+        partners = (path.with_name(PAIRED.sub(end, path.name)) for end in ends)
         found += [each for each in partners if each != path and each.is_file()]
-    elif suffix in DETACHED and path.is_file():
+    elif path.suffix.lower() in DETACHED and path.is_file():
         with open(path, "rb") as file:
-            lines = BODY.split(file.read(MAX_BYTES).decode("latin-1"), maxsplit=1)[1:]
-        for name in map(str.strip, "".join(lines).splitlines()):
-            if "%" in name:  # a pattern with the numbers of slices
-                pattern = re.sub(r"%\d*[diu]", "*", glob.escape(name.split()[0]))
-                found += sorted(map(Path, glob.glob(os.path.join(glob.escape(str(path.parent)), pattern))))
-            elif name and os.path.isfile(path.parent / name):  # one, or a line of a list
-                found.append(path.parent / name)
+            named = BODY.split(file.read(MAX_BYTES).decode("latin-1"), maxsplit=1)[1:]
+        first, *others = map(str.strip, "".join(named).splitlines() or [""])
+        if "%" in first:  # a pattern with the numbers of slices
+            pattern = re.sub(r"%\d*[diu]", "*", glob.escape(first.split()[0]))
+            found += sorted(map(Path, glob.glob(os.path.join(glob.escape(str(path.parent)), pattern))))
+        else:
+            names = others if first.lower().startswith("list") else [first]
+            found += [path.parent / name for name in names if name and os.path.isfile(path.parent / name)]
     return found
 
 

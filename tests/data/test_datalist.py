@@ -322,6 +322,7 @@ BODIES = {
     "e.nhdr": ("NRRD0004\ndatafile:LIST\ne1.raw\n", ["e1.raw"]),
     "f.hdr": ("", ["f.img"]),
     "g.img": ("", ["g.hdr"]),
+    "h.hdr": ("", ["h.img.gz"]),
 }
 
 

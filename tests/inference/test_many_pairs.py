@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -424,6 +425,27 @@ def test_poses_and_modalities_of_rows_are_used(folder: Path, tmp_path: Path) -> 
     assert len({tuple(found[name]["digests"]) for name in "abc"}) == 3
     assert "the moving image is seen mirrored" in " ".join(found["b"]["reasons"])
     assert found["d"]["status"] == "error" and "upside" in found["d"]["error"]
+
+
+def test_sides_of_rows_go_with_their_images(tmp_path: Path) -> None:
+    """The pose is asked for what :class:`PosedFramesd` calls it; one image of two sides is read twice."""
+    columns = "moving,fixed,moving_side,fixed_side,moving_pose"
+    (tmp_path / "pairs.csv").write_text(f"{columns}\na,b,left,,\na,b,right,,\na,b,,left,\na,b,left,,auto\n")
+    read = list[tuple[str, str, dict[str, str]]]()
+    session = PairSession.__new__(PairSession)
+    session.images, session.held, session.job = OrderedDict(), 0, SimpleNamespace(cache_mib=1)
+    runner = SimpleNamespace(
+        modalities=("source", "target"),
+        preprocess_one=lambda path, key, **said: read.append((Path(path).name, key, said)) or dict(said),
+        pair=lambda moving, fixed: moving | fixed,
+    )
+    session.kind = lambda row: (runner,)  # type: ignore[method-assign, assignment]
+    found = [session.read(row) for row in pair_table.pair_rows(tmp_path / "pairs.csv")]
+    left, right, fixed = (
+        {f"{key}_input_side": s} for key, s in (("moving", "left"), ("moving", "right"), ("fixed", "left"))
+    )
+    assert found == [left, right, fixed, left | {"moving_pose": "auto"}]
+    assert len(read) == 4 + 2, "the moving image four ways, the fixed one two"
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from itertools import product
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from crosswarp.data.frames import on_frame
 from crosswarp.inference import PosedFramesd, PoseSearch, PredictedLabelsd
-from crosswarp.inference.pose import View
+from crosswarp.inference.pose import Judged, View
 from crosswarp.losses import PoseLoss
 from crosswarp.metrics.typicality import learn_statistics, shape_features
 from crosswarp.networks import PoseNetwork, Prediction
@@ -274,6 +275,60 @@ def test_without_a_pose_network_auto_is_refused_and_a_named_pose_is_taken() -> N
         finder.find(View(figure(), [SIZE, SIZE], [1.0, 1.0]), "target")
     posed = PosedFramesd(["moving_input"], ["target"], ["mirrored"], finder, [SIZE, SIZE], [1.0, 1.0])
     assert "mirrored" in posed({"moving_input": figure()})["moving_input_pose"]
+
+
+class Falling(nn.Module):
+    """Odds of poses, the first one's the best."""
+
+    def forward(self, images: Tensor, probabilities: Tensor) -> Tensor:
+        return torch.arange(len(images), 0, -1) / 10
+
+
+def in_order(images: Tensor, run: Callable[..., Tensor], *more: str) -> Tensor:
+    """An inferer."""
+    return run(images, *more)
+
+
+@pytest.mark.parametrize("weight", [0.0, 4.0])
+def test_confidence_counts_by_its_weight_beside_the_odds(weight: float) -> None:
+    """Of two poses, one with better odds and one that is segmented with more confidence."""
+    network = Figure()
+    network.pose = Falling()
+    finder = PoseSearch(network, in_order, NORMALISE, confidence_weight=weight, inverted=False, tilts=())
+    sure = torch.tensor([0.6] * 7 + [0.9])
+
+    def segment(images: Tensor, modality: str) -> Tensor:
+        one = torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 4, 1, 1)
+        mixed = torch.lerp(torch.full_like(one, 1 / 4), one, (sure.view(-1, 1, 1, 1) - 0.25) / 0.75)
+        return mixed.expand(-1, -1, SIZE, SIZE)[: len(images)]
+
+    network.segment = segment  # type: ignore[method-assign]
+    view = View(figure(), [SIZE, SIZE], [1.0, 1.0])
+    poses = finder.poses(2)
+    judged = finder.judged(view, poses, "target")
+    found = [
+        (each.score - each.odds, weight * math.log(each.confidence / (1 - each.confidence)))
+        for each in judged
+    ]
+    assert_allclose(*zip(*found, strict=True), atol=1e-4)
+    winner, _ = finder.find(view, "target")
+    assert np.array_equal(winner.turn, judged[0 if weight == 0 else 7].pose.turn)
+
+
+@pytest.mark.parametrize(("gain", "ahead"), [(0.05, False), (0.01, True)])
+def test_a_tilt_is_taken_where_it_is_ahead_by_the_gain(gain: float, ahead: bool) -> None:
+    network = Figure()
+    network.pose = Falling()
+    finder = PoseSearch(network, in_order, NORMALISE, gain=gain, inverted=False)
+    view = View(figure(), [SIZE, SIZE], [1.0, 1.0])
+    upright, judged = finder.poses(2), finder.judged
+
+    def by_hand(view: View, poses: list[Pose], modality: str, size: list[int] | None = None) -> list[Judged]:
+        sure = 0.70 if len(poses) == len(upright) else 0.73
+        return [each._replace(confidence=sure) for each in judged(view, poses, modality, size)]
+
+    finder.judged = by_hand  # type: ignore[method-assign]
+    assert (finder.find(view, "target")[0].angle() > 1) == ahead
 
 
 def test_unknown_poses_are_refused() -> None:

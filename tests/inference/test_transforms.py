@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Compose, LoadImaged, Orientationd
 
 from crosswarp.data import AnyFormatReader
+from crosswarp.data.frames import cut
 from crosswarp.inference import ExtentOfd, PredictedLabelsd, SaveImaged, SaveTransformsd, WarpMovingd
 from crosswarp.inference.transforms import in_file_axes
 from crosswarp.spatial import identity_map
@@ -79,6 +80,24 @@ def test_a_slice_at_a_time_gives_what_the_whole_image_gives(grids, monkeypatch):
     for key, value in results().items():
         if key.startswith("warped") or key.endswith("label"):
             torch.testing.assert_close(value, whole[key], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("grids", GRIDS)
+@pytest.mark.parametrize("start", [0, 2])
+def test_what_lies_on_another_grid_is_read_at_the_same_places(grids, start):
+    """A part of the moving image, whose fractions are others: its shape alone, or its affine, too."""
+    pair = make_pair(grids, shift=0.1)
+    part = tuple(slice(start, size - 1) for size in grids[1])
+    item = pair | {"moving_label": cut(pair["moving"], part)}
+    for keys in (["moving", "moving_label"], ["moving_label", "moving"]):
+        warp = WarpMovingd(keys, frames=("moving_frame", "fixed_frame"))
+        frames = {"moving_frame": pair["moving"], "fixed_frame": pair["fixed"]}
+        found = warp(item | frames)
+        whole, other = (found[f"warped_{key}"].as_tensor() for key in ("moving", "moving_label"))
+        places = (whole[0] - 0) * (grids[1][0] - 1)  # where the ramp was read, in voxels
+        inside = (places >= start) & (places <= grids[1][0] - 2)
+        assert inside.float().mean() > 0.5 and not inside.all()
+        torch.testing.assert_close(other[:, inside], whole[:, inside], atol=1e-5, rtol=0)
 
 
 def test_results_are_named_after_both_files_and_originals_stay():

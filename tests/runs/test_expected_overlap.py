@@ -22,6 +22,7 @@ from crosswarp.runs.config import read_config
 from crosswarp.spatial import identity_like
 from crosswarp.spatial.grid import Grid
 from crosswarp.training import worsened_pairs as pairs_module
+from crosswarp.training.worsened import Recipe
 from crosswarp.training.worsened_pairs import (
     Images,
     Networks,
@@ -123,6 +124,57 @@ def test_pairs_are_of_two_people_of_one_group():
         groups[a] == groups[b] and people[a] != people[b] for a, b in zip(first, second, strict=True)
     } == {True}
     assert set(first) == set(second) == set(range(10))
+
+
+def test_the_overlap_of_a_worsened_pair_is_the_least_of_three():
+    """Both segmentations and the registration have to be right; of a class that is not there nothing is."""
+    label = torch.zeros(4, 1, *SIZE, dtype=torch.uint8)
+    label[:, :, 5:25, 4:20], label[:, :, 28:36, 10:30] = 1, 2
+    label[2] = label[2].roll(4, 1)
+    label[3][label[3] == 2] = 0
+    one = torch.ones(2)
+    segmented = torch.stack([torch.tensor([0.9, 0.2]), torch.tensor([0.4, 0.95]), one, one])
+    segmented[3, 1] = torch.nan
+    evidence = ("doubt", "off_edges", "volume", "thickness", "place", "appearance")
+    phi = identity_like(torch.zeros(1, 1, *SIZE))
+    sides = SimpleNamespace(
+        networks=SimpleNamespace(register=lambda _, first, __: [phi.expand(len(first), *phi.shape[1:])] * 2),
+        probabilities=nn.functional.one_hot(label[:, 0].long(), 3).movedim(-1, 1).float(),
+        image=label.float() / 2,
+        label=label,
+        classes=3,
+        segmented=segmented,
+        spacing=torch.ones(4, 2),
+        usual={"source_to_source": {}},
+        _evidence=lambda numbers: {name: torch.zeros(len(numbers), 2) for name in evidence},
+    )
+    chosen = np.array([[0, 1], [1, 0], [0, 2], [2, 2], [2, 3], [3, 2]])
+    features, least = pairs_module._Sides.pair(sides, chosen, 0)
+    shifted = dice_per_class(label[:1], label[2:3], 3)[0].numpy()
+    moved = dice_per_class(label[2:3], label[3:], 3)[0].numpy()
+    expected = [[0.4, 0.2]] * 2 + [np.fmin(shifted, [0.9, 0.2]), [1, 1], [moved[0], np.nan], [moved[0], 0]]
+    np.testing.assert_allclose(least, expected, rtol=1e-6)
+    assert 0.2 < shifted.min() < 0.9 and all(values.shape == (6, 2) for values in features.values())
+
+
+def test_worsened_images_are_held_against_references_of_other_people(people, monkeypatch):
+    networks, _, target, _ = people
+    persons, seen = [0, 0, 1, 2], []
+    image = torch.tensor(persons).float().reshape(4, 1, 1, 1).expand(4, 1, *SIZE) / 4
+    manual = Images(image, [GRID] * 4, True, torch.zeros(4, 1, *SIZE, dtype=torch.long), persons)
+    monkeypatch.setattr(Images, "facts", lambda *_: {"of": torch.tensor(persons)})
+    monkeypatch.setattr(pairs_module, "learn_references", lambda facts: set(facts["of"].tolist()))
+
+    def image_evidence(images, probabilities, spacing, references, atypical):
+        seen.extend((round(4 * float(each.mean())), references) for each in images)
+        return {"doubt": images.mean((1, 2, 3))[:, None]}
+
+    monkeypatch.setattr(pairs_module, "image_evidence", image_evidence)
+    monkeypatch.setattr(pairs_module, "draw_recipes", lambda *_: [Recipe("as it is", 0, "nothing", 0)] * 2)
+    sides = pairs_module._Sides(networks, manual, target.image, {"source": {}}, 3, 2, 0)
+    assert sorted(person for person, _ in seen) == sorted(persons * 2)
+    assert all(references == {0, 1, 2} - {person} for person, references in seen)
+    np.testing.assert_allclose(4 * sides.evidence["doubt"][:, 0], persons * 2, atol=1e-6)
 
 
 def test_what_is_usual_is_measured_a_few_pairs_at_a_time(people, fitted, monkeypatch):

@@ -229,6 +229,50 @@ def test_a_class_that_got_less_plausible_than_at_the_start_is_named():
     assert adaptation_check(size)(end)[0]["worse_than_start"] == "", "nothing to compare it with"
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_target_images_have_their_own_spacing_and_scale(known):
+    """People of one size, on a grid of other steps: alike in mm, and without mm as far as shapes go."""
+    size, good = SIZES[0], Answers(lambda x: logits(seen(x)))
+    check = adaptation_check(size, known=known, spacing=1.5)
+    larger = samples(size, 5, 1.5, seed=20, known=known)
+    for number, each in enumerate(larger):
+        each["label"] = draw(size, 20 + number, scale=2.0 / 1.5)
+        each["image"] = each["image"] * 0 + each["label"].float() / 2
+    check.target = larger
+    measured, _ = check(good)
+    for key in ("volume", "thickness"):
+        ratio = [measured["target"][key][name] / measured["by_hand"][key][name] for name in NAMES[1:]]
+        assert ratio == pytest.approx([1.0] * 2 if known else ratio, rel=0.2)
+        assert known or min(ratio) > 1.25
+    assert measured["target"]["shape_fit"]["large"] > 0.8, "of another size .7"
+
+
+def test_labels_are_laid_over_those_of_other_people_alone():
+    size, good = SIZES[0], Answers(lambda x: logits(seen(x)))
+    measured = adaptation_check(size)(good)[0]
+    assert max(measured["by_hand"]["shape_fit"].values()) < 1
+    same = AdaptationCheck(None, samples(size, 6), samples(size, 6), run, NAMES)(good)[0]
+    assert same["target"]["shape_fit"] == measured["by_hand"]["shape_fit"], "people of both modalities"
+    strangers = [each | {"subject": "other"} for each in samples(size, 6)]
+    other = AdaptationCheck(None, strangers, samples(size, 6), run, NAMES)(good)[0]
+    assert other["target"]["shape_fit"] == {"large": 1.0, "small": 1.0}
+
+
+def test_the_start_is_measured_as_the_trained_network_is():
+    size, end = SIZES[0], Answers(lambda x: logits(seen(x)))
+    torch.manual_seed(0)
+    start = Answers(lambda x: logits(torch.where(torch.rand_like(x) < 0.2, 0, grown(x, 2))))
+    measured, _ = adaptation_check(size, start)(end)
+    assert measured["target"] == adaptation_check(size)(end)[0]["target"] | {
+        "start_agreement": measured["target"]["start_agreement"]
+    }
+    assert max(measured["start"]["self_agreement"].values()) < min(
+        measured["target"]["self_agreement"].values()
+    )
+    assert measured["start"]["volume"]["large"] > 1.1 * measured["target"]["volume"]["large"]
+    assert 0 < measured["target"]["start_agreement"]["large"] < 0.95
+
+
 def test_another_spacing_counts_only_where_it_is_stated():
     good = Answers(lambda x: logits(seen(x)))
     _, warnings = adaptation_check(SIZES[0], spacing=4.0)(good)
