@@ -107,7 +107,7 @@ def prepare(
         ValueError: for an option that cannot be.
         DatalistError: (a `ValueError`) naming every problem found.
     """
-    from ..data.checks import find_faults, read_facts, warn_of_missing_classes, warn_of_missing_spacing
+    from ..data.checks import find_faults, read_facts, warn_of_doubts
     from ..data.summary import describe, facts_of
     from ..terminal import silence_others
 
@@ -157,8 +157,7 @@ def prepare(
     if faults:
         raise DatalistError(out, faults)
     _write(out, content, overwrite)
-    warn_of_missing_spacing(facts)
-    warn_of_missing_classes(datalist, facts)
+    warn_of_doubts(datalist, facts)
     more = [f"not used: {len(entries.notes) - 20} more"] * (len(entries.notes) > 20)
     unused = [f"not used: {note}" for note in entries.notes[:20]]
     print("\n".join([describe(datalist, facts), *about_sides, *unused, *more]))

@@ -6,10 +6,11 @@ import hashlib
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from monai.data.utils import is_no_channel
@@ -19,6 +20,7 @@ from ..errors import Notice
 from ..spatial.grid import Grid
 from ..terminal import track
 from .datalist import Datalist, DatalistError, Modality
+from .dicom import patient_of
 from .extents import canonical_extent, in_mm, is_plausible, typical_extent
 from .landmarks import read_landmarks
 from .people import Appearance, Person, appearances, people_faults
@@ -42,6 +44,7 @@ class FileFacts:
         content: a digest of shape and values, equal for two files of one picture, whatever their types of
             numbers and order of axes.
         side: `left` or `right` where the file states the side of the body.
+        patient: a digest of the PatientID of a DICOM header, or "".
     """
 
     grid: Grid
@@ -53,6 +56,7 @@ class FileFacts:
     values: tuple[int, ...] | None
     content: str
     side: str | None = None
+    patient: str = ""
 
 
 TRAINING = ("train_labelled", "train_unlabelled")
@@ -62,7 +66,8 @@ Facts = Mapping[str, "FileFacts | str"]
 def check_datalist(datalist: Datalist) -> None:
     """Check the files and splits of a datalist; labels of the target's `val` are left out.
 
-    Warns, once each, when files do not state their pixel spacing, and of labels that lack classes.
+    Warns, once each, when files do not state their pixel spacing, of labels that lack classes, and of
+    patients in several splits by the headers of DICOM images.
 
     Args:
         datalist: what `load_datalist` returned.
@@ -80,8 +85,7 @@ def check_datalist(datalist: Datalist) -> None:
     facts = read_facts(files_to_check(datalist))
     if faults := find_faults(datalist, facts):
         raise DatalistError(datalist.path, faults)
-    warn_of_missing_spacing(facts)
-    warn_of_missing_classes(datalist, facts)
+    warn_of_doubts(datalist, facts)
 
 
 def files_to_check(datalist: Datalist) -> list[str]:
@@ -145,24 +149,50 @@ def warn_of_missing_spacing(facts: Facts) -> None:
         )
 
 
-def warn_of_missing_classes(datalist: Datalist, facts: Facts) -> None:
-    """Warn of classes that no label to validate on has, and of labels that have none, each kind once."""
-    name, notes = datalist.source.name, []
+def warn_of_doubts(datalist: Datalist, facts: Facts) -> None:
+    """Warn of what may be wrong and is no fault: spacing, classes and patients in two splits."""
+    warn_of_missing_spacing(facts)
+    for note in [*_class_notes(datalist, facts), *_patient_notes(datalist, facts)]:
+        warnings.warn(note, Notice, stacklevel=3)
+
+
+def _class_notes(datalist: Datalist, facts: Facts) -> Iterator[str]:
+    """Classes that no label to validate on has, and labels that have none."""
+    name = datalist.source.name
     values = {r["label"]: facts[r["label"]] for r in datalist.source.records("train_labelled", "val")}
     shown = {path: set(fact.values or ()) for path, fact in values.items() if isinstance(fact, FileFacts)}
     validated = set().union(*(shown.get(r["label"], set()) for r in datalist.source.val))
     if unseen := [n for value, n in enumerate(datalist.label_names) if value and value not in validated]:
-        notes.append(
+        yield (
             f"No validation label of {name} has {', '.join(unseen)}: nothing will show whether the networks "
             "have learnt that. Choose people for val who have it."
         )
     if empty := [path for path, found in shown.items() if found == {0}]:
-        notes.append(
+        yield (
             f"{len(empty)} of {len(shown)} labels of {name} hold the background alone (the first: "
             f"{empty[0]}): the networks learn that nothing is there. See that they are finished."
         )
-    for note in notes:
-        warnings.warn(note, Notice, stacklevel=3)
+
+
+def _patient_notes(datalist: Datalist, facts: Facts) -> Iterator[str]:
+    """Patients by DICOM headers whose images stand under subjects of several splits; one for all is none."""
+    found: dict[str, dict[str, Appearance]] = defaultdict(dict)
+    for records in appearances(datalist).values():
+        for each in records:
+            image = facts[each.record["image"]]
+            if isinstance(image, FileFacts) and image.patient:
+                found[image.patient].setdefault(each.split, each)
+    apart = [list(of_split.values()) for of_split in found.values() if len(of_split) > 1]
+    if apart and len(found) > 1:
+        first, other = (
+            f"{each.record['image']}, subject {each.record['subject']!r} in {each.place}"
+            for each in apart[0][:2]
+        )
+        yield (
+            f"{len(apart)} of {len(found)} patients, by the PatientID of their DICOM headers, are in several "
+            f"splits (the first: {first}, and {other}): what is measured there is not of new people. Give "
+            "each patient one subject, in a table or by --subject-pattern."
+        )
 
 
 def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str:
@@ -189,6 +219,7 @@ def _read(path: str, spacing: float | Sequence[float] | None) -> FileFacts | str
         values=values,
         content=_content_digest(array, meta["affine"]),
         side=meta.get("side"),
+        patient=patient_of(Path(path)),
     )
 
 

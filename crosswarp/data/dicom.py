@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import itk
@@ -54,6 +55,18 @@ def dicom_header(path: str | Path) -> Header | None:
     if not itk.GDCMImageIO.New().CanReadFile(str(path)):
         return None
     return pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(TAGS))
+
+
+def patient_of(path: Path) -> str:
+    """A digest of what the header of a file, or of the first one of a folder, states as PatientID, or ""."""
+    for file in sorted(each for each in path.iterdir() if each.is_file()) if path.is_dir() else [path]:
+        with open(file, "rb") as opened:
+            marked = opened.read(132)[128:] == b"DICM"
+        if marked:
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"])
+            identifier = str(header.get("PatientID") or "").strip()
+            return sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest() if identifier else ""
+    return ""
 
 
 def read_frame(path: Path, header: Header) -> Stored:

@@ -15,6 +15,7 @@ from PIL import Image
 from crosswarp.data import DatalistError, check_datalist, load_datalist
 from crosswarp.errors import Notice
 from tests.cohorts import write_blob_cohort
+from tests.data.dicom import write_dicom
 
 
 @pytest.fixture
@@ -245,6 +246,31 @@ def test_classes_that_validation_lacks_and_labels_without_any_are_said(cohort):
     unseen, empty = (str(each.message) for each in caught)
     assert "No validation label of warm has blob 2:" in unseen
     assert "1 of 5 labels of warm hold the background alone" in empty and "warmtrainlabelled1" in empty
+
+
+@pytest.mark.parametrize(
+    ("patients", "said"),
+    [(("p", "p", "q"), True), (("p", "q", "p"), False), (("p", "p", "p"), False), (("", "", "q"), False)],
+)
+def test_a_patient_in_two_splits_by_dicom_headers_is_said(cohort, patients, said):
+    """Two images to train on and one to validate on; one name for all is that of nobody."""
+    sections = [("train_unlabelled", 0), ("val", 0), ("train_unlabelled", 1)]
+    rng = np.random.default_rng(0)
+
+    def change(content):
+        for (section, number), patient in zip(sections, patients, strict=True):
+            record = content["target"][section][number]
+            record["image"] = f"images/{section}{number}.dcm"
+            path, array = cohort.parent / record["image"], rng.integers(0, 4000, (20, 24))
+            write_dicom(path, array, (0.8, 0.9), PatientID=patient)
+
+    edit(cohort, change)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        check_datalist(load_datalist(cohort))
+    notes = [str(each.message) for each in caught if issubclass(each.category, Notice)]
+    assert len(notes) == said
+    assert not said or "1 of 2 patients, by the PatientID" in notes[0] and "val of cold)" in notes[0]
 
 
 def test_landmarks_are_read_before_they_are_needed(cohort):
