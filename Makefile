@@ -39,7 +39,7 @@ demo: $(RUNTIME)
 
 # One worker a core, each with one thread: training in two threads beside another process is slower than in one.
 test: $(DEVELOP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n auto --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n auto --dist loadfile --max-worker-restart 0 $(ARGS)
 
 test-long: $(DEVELOP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills 200 --flips 500 --vanished 60 --full 30 --clocks 15 \

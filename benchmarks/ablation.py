@@ -21,13 +21,12 @@ import torch
 from chain import train
 from common import STAGES, TRANSLATION, TRANSLATION_ALONE, Row, report, spread, stage_workflow
 from ignite.engine import Events
-from monai.data import CacheDataset
 from monai.metrics import DiceMetric
 from monai.networks.utils import one_hot
 from torch import nn
 
 from crosswarp.commands.cohort import cohort
-from crosswarp.data import stack_samples
+from crosswarp.data import SharedDataset, stack_samples
 
 STYLES = [
     {"_target_": "scripts.training.RandomSpectrum", "probability": 0.7},
@@ -81,7 +80,7 @@ class TargetDice:
     def __init__(self, workflow: Any) -> None:
         data, preprocessing = (workflow.parser.get_parsed_content(key) for key in ("data", "preprocessing"))
         records = [record for record in data.target.test if "label" in record]
-        samples: Any = CacheDataset(records, preprocessing, num_workers=0, progress=False)
+        samples: Any = SharedDataset(records, preprocessing)
         test = stack_samples(samples, ["image", "label"])
         self.images, self.classes = test["image"].float(), data.num_classes
         self.labels = one_hot(test["label"], self.classes)
