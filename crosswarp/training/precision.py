@@ -32,19 +32,19 @@ def is_narrow(convolution: _ConvNd, size: torch.Size) -> bool:
     """
     kernel, stride, dilation = convolution.kernel_size, convolution.stride, convolution.dilation
     reach = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    same = convolution.padding == "same"  # keeps the size
     if isinstance(convolution.padding, str):
-        padding = [r // 2 if convolution.padding == "same" else 0 for r in reach]
-        missing = [r % 2 if convolution.padding == "same" else 0 for r in reach]
+        padding = [r // 2 if same else 0 for r in reach]
     else:
-        padding, missing = list(convolution.padding), [0] * len(size)
+        padding = list(convolution.padding)
     axes = list(zip(size, reach, stride, padding, strict=True))
-    if isinstance(convolution, _ConvTransposeNd):  # the convolution whose gradient it is reads its output
+    transposed = isinstance(convolution, _ConvTransposeNd)
+    if transposed:
         more = convolution.output_padding
         other = [(n - 1) * s - 2 * p + r + 1 + m for (n, r, s, p), m in zip(axes, more, strict=True)]
-        read = other
     else:
-        other = [(n + 2 * p + m - r - 1) // s + 1 for (n, r, s, p), m in zip(axes, missing, strict=True)]
-        read = list(size)
+        other = list(size) if same else [(n + 2 * p - r - 1) // s + 1 for n, r, s, p in axes]
+    read = other if transposed else size  # a transposed one is the gradient of one that reads its output
     inside = [-(-p // s) * s - p + r < n for n, (_, r, s, p) in zip(read, axes, strict=True)]
     return 1 in size or 1 in other or (len(size) == 3 and not all(inside))
 
